@@ -1,0 +1,27 @@
+# make train | make test | make lint | make verify | make reference    (PYTHON=python3.12 to choose another interpreter)
+PYTHON ?= python3
+BIN := .venv/bin
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("jaxcnn needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[cli,dev]'
+	touch $@
+
+.PHONY: train test lint verify reference
+train: .venv/installed
+	$(BIN)/jaxcnn train
+
+test: .venv/installed
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+verify: .venv/installed
+	$(BIN)/jaxcnn verify
+
+reference: .venv/installed
+	$(BIN)/python -m reference

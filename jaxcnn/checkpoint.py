@@ -1,0 +1,117 @@
+"""One safetensors file for a trained network: the arrays by their path in the tree, and the specs as metadata."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import files
+from .errors import InputError
+from .layers.base import Layer, Params
+from .network import spec_from_json, spec_to_json
+from .training import TrainState
+
+FORMAT = "jaxcnn 1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What `load` reads: the spec, its parameters as NumPy arrays, and whatever `info` was saved with them."""
+
+    network: Layer
+    params: Params
+    info: dict[str, Any]
+
+
+def save(path: Path, network: Layer, state: TrainState, info: dict[str, Any]) -> None:
+    """Write the whole training state, the network's spec and `info` (JSON values) to `path`, whole or not at all.
+
+    Raises:
+        InputError: safetensors is not installed.
+        OSError: the file cannot be written.
+    """
+    to_bytes = _safetensors().numpy.save
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in _named_leaves(_plain(state)).items()}
+    metadata = {"format": FORMAT, "network": json.dumps(spec_to_json(network)), "info": json.dumps(info)}
+    files.write(path, to_bytes(arrays, metadata=metadata))
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a network, its parameters and the `info` saved with them.
+
+    Raises:
+        InputError: the file is missing, corrupt, or not one of ours.
+    """
+    arrays, metadata = _read(path)
+    params: dict[str, Any] = {}
+    for name, array in arrays.items():
+        part, *steps = name.split("/")
+        if part == "params":
+            branch = params
+            for step in steps[:-1]:
+                branch = branch.setdefault(step, {})
+            branch[steps[-1]] = array
+    return Checkpoint(spec_from_json(json.loads(metadata["network"])), params, json.loads(metadata["info"]))
+
+
+def load_state(path: Path, like: TrainState) -> TrainState:
+    """Read the whole training state, to go on training.
+
+    Args:
+        path: written by `save`.
+        like: a state of the same network and optimizer, as from `init_state`; its arrays are replaced.
+
+    Raises:
+        InputError: the file is missing, corrupt, not one of ours, or of another network or optimizer.
+    """
+    arrays, _ = _read(path)
+    plain = _plain(like)
+    expected = _named_leaves(plain)
+    found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+    if found != {name: (leaf.shape, leaf.dtype) for name, leaf in expected.items()}:
+        raise InputError(f"{path}: holds other arrays than this network and optimizer have; they must be the same")
+    state = jax.tree.unflatten(jax.tree.structure(plain), [jnp.asarray(arrays[name]) for name in expected])
+    return TrainState(**{**state, "key": jax.random.wrap_key_data(state["key"])})
+
+
+def _plain(state):
+    return {**vars(state), "key": jax.random.key_data(state.key)}
+
+
+def _named_leaves(tree):
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _read(path):
+    safetensors = _safetensors()
+    try:
+        content = path.read_bytes()
+        tensors = safetensors.deserialize(content)
+        header = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + header]).get("__metadata__", {})
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); it must be a safetensors file") from None
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path}: is corrupt ({error}); it must be a safetensors file written by jaxcnn") from None
+    if metadata.get("format") != FORMAT:
+        raise InputError(f"{path}: has the format {metadata.get('format')!r} but must have {FORMAT!r}")
+    return {
+        name: np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
+        for name, tensor in tensors
+    }, metadata
+
+
+def _safetensors():
+    try:
+        import safetensors.numpy
+    except ImportError:
+        raise InputError("model files need safetensors: pip install 'jaxcnn[cli]'") from None
+    return safetensors
+
+
+_DTYPES = {"F64": np.float64, "F32": np.float32, "BF16": jnp.dtype(jnp.bfloat16), "U32": np.uint32, "I32": np.int32}

@@ -1,0 +1,40 @@
+"""The entry point of the command line: errors become one sentence on stderr and an exit status."""
+
+import sys
+from typing import NoReturn
+
+from .errors import InputError
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run `jaxcnn` and exit: 0 done, 1 a check failed or training diverged, 2 unusable input, 130 interrupted."""
+    try:
+        status = _run(arguments)
+    except InputError as error:
+        _fail(str(error), 2)
+    except Exception as error:
+        # Typer's own: of an interruption, of an unknown option; the classes moved between its versions
+        if type(error).__name__ == "Abort":
+            _fail("interrupted", 130)
+        sentence = getattr(error, "format_message", None)
+        if sentence is None:
+            raise
+        _fail(f"{sentence().rstrip('.')}; see jaxcnn --help", 2)
+    if status == 130:
+        _fail("interrupted", 130)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _run(arguments):
+    try:
+        from .commands import app
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich"):
+            raise
+        _fail("the command line needs more packages: pip install 'jaxcnn[cli]'", 2)
+    return app(args=arguments, prog_name="jaxcnn", standalone_mode=False)
+
+
+def _fail(sentence, status) -> NoReturn:
+    print(f"jaxcnn: {sentence}", file=sys.stderr)
+    sys.exit(status)

@@ -1,0 +1,445 @@
+"""The commands: train, evaluate, summary, verify. No mathematics."""
+
+import json
+import math
+import platform
+import sys
+import time
+from contextlib import nullcontext
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from . import __version__, checkpoint, data, files, models, plots, training, verify
+from .errors import InputError
+from .losses import SoftmaxCrossEntropy, SquaredError
+from .network import spec_to_json
+from .network import summary as summarize
+from .sgd import SGD, Cosine, Optax, Optimizer
+
+app = typer.Typer(
+    help="Convolutional networks in JAX with hand-written backward passes.\n\n"
+    "Start with: jaxcnn train. It trains on real handwritten digits and shows what it learned.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+class LossName(StrEnum):
+    """Losses by their names on the command line."""
+
+    cross_entropy = "cross-entropy"
+    squared_error = "squared-error"
+
+
+class OptimizerName(StrEnum):
+    """Optimizers by their names on the command line."""
+
+    sgd = "sgd"
+    nesterov = "nesterov"
+    adam = "adam"
+    adamw = "adamw"
+
+
+class DtypeName(StrEnum):
+    """Number types by their names on the command line."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float64 = "float64"
+
+
+LOSSES = {LossName.cross_entropy: SoftmaxCrossEntropy(), LossName.squared_error: SquaredError()}
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
+
+
+@app.command()
+def train(
+    data_source: Annotated[
+        str,
+        typer.Option("--data", help='"digits", or a folder with the four IDX files of MNIST or a data set like it.'),
+    ] = "digits",
+    model: Annotated[
+        str | None,
+        typer.Option(help=f"One of {', '.join(models.MODELS)}; unless given, the one made for the images' size."),
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Largest number of epochs.")] = 60,
+    batch_size: Annotated[int, typer.Option(help="Samples per update.")] = 32,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="At the start; a cosine takes it to 0. [default: 0.02; 0.002 with squared-error; adam, adamw 0.001]"
+        ),
+    ] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of sgd and nesterov. [default: 0.9]")] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Of sgd, nesterov and adamw. [default: 0.0005; adamw 0.0001]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the initial weights, the shuffling and dropout.")] = 0,
+    loss: Annotated[LossName, typer.Option(help="What is minimised.")] = LossName.cross_entropy,
+    optimizer: Annotated[
+        OptimizerName, typer.Option(help="sgd and nesterov are written by hand; adam and adamw are optax's.")
+    ] = OptimizerName.sgd,
+    dtype: Annotated[DtypeName, typer.Option(help="Of parameters and images.")] = DtypeName.float32,
+    target_error: Annotated[
+        float | None, typer.Option(help="Stop after an epoch whose mean training loss is at or below this.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder to create. [default: the next of runs/digits-0001, ...]")
+    ] = None,
+    as_json: JsonOption = False,
+):
+    """Train a network on real images and show what it learned.
+
+    The gradient of the network is first checked against automatic differentiation on one real batch; training then
+    uses the hand-written backward passes alone. The run folder receives model.safetensors, metrics.jsonl, config.json,
+    curves.png and kernels.png.
+
+    Examples:
+
+    * jaxcnn train
+
+    * jaxcnn train --epochs 20 --learning-rate 0.1 --seed 3
+
+    * jaxcnn train --data fashion-mnist --model lenet28 --epochs 10 --batch-size 128
+    """
+    console = Console(stderr=as_json, soft_wrap=True)
+    started = time.perf_counter()
+    _check(epochs >= 1, "epochs", epochs, "at least 1")
+    _check(batch_size >= 1, "batch_size", batch_size, "at least 1")
+    _check(seed >= 0, "seed", seed, "at least 0")
+    _check(learning_rate is None or 0 <= learning_rate < math.inf, "learning_rate", learning_rate, "finite, at least 0")
+    _check(momentum is None or 0 <= momentum < 1, "momentum", momentum, "at least 0 and below 1")
+    _check(weight_decay is None or 0 <= weight_decay < math.inf, "weight_decay", weight_decay, "finite, at least 0")
+    _check(target_error is None or 0 <= target_error < math.inf, "target_error", target_error, "finite, at least 0")
+    if out is not None and out.exists():
+        raise InputError(f"out is {str(out)!r}, which exists; it must be a new folder")
+    dataset = data.load(data_source)
+    _check(
+        batch_size <= len(dataset.train_images),
+        "batch_size",
+        batch_size,
+        f"at most {len(dataset.train_images)}, the number of training images",
+    )
+    model = model or _model_for(dataset.in_shape)
+    network = models.find(model).build(len(dataset.classes))
+    with _precision(dtype):
+        table = summarize(network, dataset.in_shape, batch_size=batch_size)
+        rates = _rates(optimizer, loss, learning_rate, momentum, weight_decay)
+        update = _optimizer(optimizer, dict(rates), epochs * (len(dataset.train_images) // batch_size))
+        state = training.init_state(
+            network, update, jax.random.key(seed), dataset.in_shape, dtype=jnp.dtype(dtype.value)
+        )
+        normalization = data.Normalization.of(dataset.train_images)
+        x_train, x_test = normalization(dataset.train_images), normalization(dataset.test_images)
+
+        console.print(
+            f"{dataset.name}: {len(x_train):,} images {'x'.join(map(str, dataset.in_shape))} to train, {len(x_test):,} "
+            f"to test; {model}: {table.total.parameters:,} parameters; {jax.devices()[0].device_kind}, {dtype.value}"
+        )
+        error = verify.check_network(
+            network, LOSSES[loss], state.params, x_train[:32], dataset.train_labels[:32], jax.random.key(seed)
+        )
+        if not error <= 1e-10:
+            raise InputError(f"the hand-written gradient differs from jax.grad by {error:.1e}; it must be below 1e-10")
+        console.print(f"gradient check: hand-written backward = jax.grad of the plain forward to {error:.0e} (float64)")
+
+        config = {
+            "data": data_source if data_source == "digits" else str(Path(data_source).resolve()),
+            "model": model,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "optimizer": optimizer.value,
+            **rates,
+            "seed": seed,
+            "loss": loss.value,
+            "dtype": dtype.value,
+            "target_error": target_error,
+            "in_shape": dataset.in_shape,
+            "classes": dataset.classes,
+            "normalization": vars(normalization),
+        }
+        run = _new_run(out, dataset.name)
+        versions = {"jaxcnn": __version__, "jax": jax.__version__, "python": platform.python_version()}
+        files.write(
+            run / "config.json", _json({**config, "network": spec_to_json(network), "versions": versions}).encode()
+        )
+
+        def keep(state):
+            checkpoint.save(run / "model.safetensors", network, state, config)
+
+        with _bar(console) as bar, (run / "metrics.jsonl").open("a") as metrics_file:
+            task = bar.add_task("compiling", total=epochs)
+
+            def on_epoch(state, metrics):
+                metrics_file.write(json.dumps(metrics) + "\n")
+                metrics_file.flush()
+                keep(state)
+                line = (
+                    f"epoch {metrics['epoch']:3}  loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:6.2%}  "
+                    f"test loss {metrics['test_loss']:.4f}  accuracy {metrics['test_accuracy']:6.2%}"
+                )
+                bar.update(task, advance=1, description=line)
+                if not console.is_terminal and metrics["epoch"] % max(1, epochs // 10) == 0:
+                    console.print(line, soft_wrap=True)
+
+            try:
+                state, history = training.fit(
+                    network,
+                    LOSSES[loss],
+                    update,
+                    state,
+                    x_train,
+                    dataset.train_labels,
+                    batch_size=batch_size,
+                    epochs=epochs,
+                    target_error=target_error,
+                    test=(x_test, dataset.test_labels),
+                    on_epoch=on_epoch,
+                )
+            except training.NonFiniteLoss as diverged:
+                keep(diverged.state)
+                bar.stop()
+                print(f"jaxcnn: {diverged}; they are in {run / 'model.safetensors'}", file=sys.stderr)
+                raise typer.Exit(1) from None
+
+        files.write(run / "curves.png", plots.curves(history))
+        kernels = plots.kernels(state.params)
+        if kernels is not None:
+            files.write(run / "kernels.png", kernels)
+        measured = training.evaluate(
+            network, LOSSES[loss], state.params, jnp.asarray(x_test, jnp.dtype(dtype.value)), dataset.test_labels
+        )
+    seconds = time.perf_counter() - started
+    _show(console, measured, dataset)
+    steps = history[-1]["step"]
+    console.print(
+        f"[bold]test accuracy {measured.accuracy:.2%}[/bold] ({len(x_test):,} images) after {len(history)} epochs, "
+        f"{steps:,} updates, {seconds:.1f} s with compilation"
+    )
+    console.print(f"run folder: {run}  ({', '.join(sorted(file.name for file in run.iterdir()))})", soft_wrap=True)
+    if as_json:
+        print(
+            _json(
+                {
+                    "run": str(run),
+                    **_measures(measured),
+                    "train_loss": history[-1]["loss"],
+                    "epochs": len(history),
+                    "steps": steps,
+                    "parameters": table.total.parameters,
+                    "gradient_check": error,
+                    "seconds": seconds,
+                }
+            )
+        )
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder written by jaxcnn train.")],
+    data_source: Annotated[
+        str | None, typer.Option("--data", help="Test split of this data set instead of the run's own.")
+    ] = None,
+    as_json: JsonOption = False,
+):
+    """Measure a trained network on a test split.
+
+    Examples:
+
+    * jaxcnn evaluate runs/digits-0001
+
+    * jaxcnn evaluate runs/digits-0001 --json
+    """
+    console = Console(stderr=as_json, soft_wrap=True)
+    if not (run / "model.safetensors").is_file():
+        raise InputError(f"run is {str(run)!r}, which holds no model.safetensors; it must be a folder of jaxcnn train")
+    saved = checkpoint.load(run / "model.safetensors")
+    dataset = data.load(data_source or saved.info["data"])
+    if list(dataset.in_shape) != saved.info["in_shape"]:
+        raise InputError(
+            f"{dataset.name} has images of shape {dataset.in_shape} but the network of {run} was trained on "
+            f"{tuple(saved.info['in_shape'])}; they must be the same"
+        )
+    with _precision(DtypeName(saved.info["dtype"])):
+        images = data.Normalization(**saved.info["normalization"])(dataset.test_images)
+        measured = training.evaluate(
+            saved.network,
+            LOSSES[LossName(saved.info["loss"])],
+            jax.tree.map(jnp.asarray, saved.params),
+            jnp.asarray(images, jnp.dtype(saved.info["dtype"])),
+            dataset.test_labels,
+        )
+    _show(console, measured, dataset)
+    console.print(
+        f"[bold]test accuracy {measured.accuracy:.2%}[/bold], loss {measured.loss:.4f} on {len(images):,} images of "
+        f"{dataset.name}"
+    )
+    if as_json:
+        print(_json(_measures(measured)))
+
+
+@app.command()
+def summary(
+    model: Annotated[str, typer.Option(help=f"One of {', '.join(models.MODELS)}.")] = "digits",
+    batch_size: Annotated[int, typer.Option(help="Samples in the batch whose residuals are counted.")] = 1,
+    as_json: JsonOption = False,
+):
+    """Show a model layer by layer: shape, parameters, multiply-adds, residual bytes.
+
+    Residual bytes are what a training step keeps from forward to backward besides parameters and batch.
+
+    Example:
+
+    * jaxcnn summary --model lenet28 --batch-size 128
+    """
+    _check(batch_size >= 1, "batch_size", batch_size, "at least 1")
+    found = models.find(model)
+    table = summarize(found.build(10), found.in_shape, batch_size=batch_size)
+    if as_json:
+        rows = [vars(row) for row in table.rows]
+        print(_json({"model": model, "in_shape": table.in_shape, "batch_size": batch_size, "layers": rows}))
+    else:
+        print(table)
+
+
+@app.command(name="verify")
+def verify_command(
+    op: Annotated[str | None, typer.Option(help=f"One of {', '.join(verify.OPERATIONS)}; all unless given.")] = None,
+    as_json: JsonOption = False,
+):
+    """Check every hand-written backward against automatic differentiation and finite differences.
+
+    Float64 against both; float32 and bfloat16 against float64. Exits 1 if a check fails.
+
+    Examples:
+
+    * jaxcnn verify
+
+    * jaxcnn verify --op conv2d --json
+    """
+    console = Console(stderr=True)
+    names = list(verify.OPERATIONS) if op is None else [op]
+    verify.find(names[0])
+    checks = []
+    with _bar(console) as bar:
+        task = bar.add_task("compiling", total=sum(len(verify.find(name).cases) for name in names))
+        for found in verify.check_operations(names):
+            checks += found
+            bar.update(task, advance=1, description=found[0].op)
+    passed = all(check.passed for check in checks)
+    if as_json:
+        rows = [vars(row) for row in verify.rows(checks)]
+        print(_json({"passed": passed, "checks": rows, "failures": [str(c) for c in checks if not c.passed]}))
+    else:
+        print(verify.table(checks))
+    raise typer.Exit(0 if passed else 1)
+
+
+def _check(holds, name, value, must):
+    if not holds:
+        raise InputError(f"{name} is {value} but must be {must}")
+
+
+def _precision(dtype: DtypeName):
+    return jax.enable_x64(True) if dtype is DtypeName.float64 else nullcontext()
+
+
+def _model_for(in_shape) -> str:
+    for name, model in models.MODELS.items():
+        if model.in_shape == in_shape:
+            return name
+    raise InputError(f"model is not given and none is made for images of shape {in_shape}; choose one with --model")
+
+
+def _rates(optimizer, loss, learning_rate, momentum, weight_decay) -> dict[str, float]:
+    """The optimizer's numbers: those given, else its defaults; chosen on a validation split of the training digits."""
+    by_hand = optimizer in (OptimizerName.sgd, OptimizerName.nesterov)
+    if not by_hand and momentum is not None:
+        raise InputError(f"momentum is {momentum} but {optimizer.value} has none; it must be left out")
+    if optimizer is OptimizerName.adam and weight_decay is not None:
+        raise InputError(f"weight_decay is {weight_decay} but adam has none; it must be left out, or use adamw")
+    defaults = {"learning_rate": 1e-3}
+    if by_hand:
+        eta = 0.002 if loss is LossName.squared_error else 0.02
+        defaults = {"learning_rate": eta, "momentum": 0.9, "weight_decay": 5e-4}
+    elif optimizer is OptimizerName.adamw:
+        defaults["weight_decay"] = 1e-4
+    given = {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
+    return {name: default if given[name] is None else given[name] for name, default in defaults.items()}
+
+
+def _optimizer(optimizer, rates, steps) -> Optimizer:
+    schedule = Cosine(rates.pop("learning_rate"), steps=steps)
+    if optimizer in (OptimizerName.sgd, OptimizerName.nesterov):
+        return SGD(schedule, nesterov=optimizer is OptimizerName.nesterov, **rates)
+    try:
+        import optax
+    except ImportError:
+        raise InputError(f"optimizer {optimizer.value} needs optax: pip install 'jaxcnn[cli]'") from None
+    return Optax(getattr(optax, optimizer.value)(schedule, **rates))
+
+
+def _new_run(out: Path | None, name: str) -> Path:
+    """Create the run folder: `out`, or the next free runs/NAME-NNNN."""
+    number = 0
+    while True:
+        number += 1
+        run = out or Path("runs") / f"{name}-{number:04}"
+        try:
+            run.mkdir(parents=True)
+            return run
+        except FileExistsError:
+            if out is not None:
+                raise InputError(f"out is {str(out)!r}, which exists; it must be a new folder") from None
+        except OSError as error:
+            raise InputError(f"out is {str(run)!r}, which cannot be created: {error.strerror}") from None
+
+
+def _bar(console):
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def _measures(measured: training.Evaluation) -> dict[str, Any]:
+    return {"accuracy": measured.accuracy, "loss": measured.loss, "confusion": measured.confusion.tolist()}
+
+
+def _show(console: Console, measured: training.Evaluation, dataset: data.Dataset) -> None:
+    """The confusion matrix and a row of misclassified images."""
+    table = Table(title="Confusion: rows are the true class, columns the predicted", title_justify="left")
+    for name in ("", *dataset.classes):
+        table.add_column(name, justify="right")
+    for i, row in enumerate(measured.confusion):
+        cells = (
+            Text(str(count) if count else "·", style="bold green" if i == j else "red" if count else "dim")
+            for j, count in enumerate(row)
+        )
+        table.add_row(dataset.classes[i] if i < len(dataset.classes) else str(i), *cells)
+    console.print(table)
+    wrong = np.flatnonzero(measured.predictions != dataset.test_labels)
+    if not wrong.size:
+        console.print("no image was misclassified")
+        return
+    width = len(plots.as_text(dataset.test_images[:1, ..., 0])[0])
+    shown = wrong[: max(1, (console.width + 2) // (width + 2))]
+    console.print(f"{len(wrong)} misclassified" + (f", the first {len(shown)}:" if len(shown) < len(wrong) else ":"))
+    labels = (f"{dataset.test_labels[i]} taken for {measured.predictions[i]}" for i in shown)
+    images = plots.as_text(dataset.test_images[shown].mean(axis=-1))
+    for line in ("  ".join(label.ljust(width)[:width] for label in labels), *images):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _json(value) -> str:
+    return json.dumps(value, indent=2)

@@ -1,0 +1,26 @@
+"""NumPy in, NumPy out: data sets of labelled images, checked, and their normalisation."""
+
+from pathlib import Path
+
+from ..errors import InputError
+from .dataset import Dataset, Normalization
+from .digits import load_digits
+from .idx import load_idx
+
+__all__ = ["Dataset", "Normalization", "load", "load_digits", "load_idx"]
+
+
+def load(source: str) -> Dataset:
+    """The data set called "digits", or the IDX files (MNIST's format) in the folder `source`.
+
+    Raises:
+        InputError: `source` is neither, or a file in it is missing or corrupt.
+
+    >>> load("digits").train_images.shape
+    (1437, 8, 8, 1)
+    """
+    if source == "digits":
+        return load_digits()
+    if not Path(source).is_dir():
+        raise InputError(f'data is {source!r} but must be "digits" or a folder with IDX files (MNIST\'s format)')
+    return load_idx(Path(source))

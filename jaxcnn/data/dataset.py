@@ -1,0 +1,66 @@
+"""What a data set is, and how its images are normalised."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images in two splits.
+
+    Images are float32 (N, H, W, C) with values from 0 to 1; labels are int32 (N,), indices into `classes`.
+
+    Raises:
+        InputError: the arrays do not belong together.
+    """
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    classes: tuple[str, ...]
+
+    def __post_init__(self):
+        for split in ("train", "test"):
+            images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
+            if len(images) != len(labels):
+                raise InputError(f"{self.name}: the {split} split has {len(images)} images but {len(labels)} labels")
+        if self.train_images.shape[1:] != self.test_images.shape[1:]:
+            raise InputError(
+                f"{self.name}: training images are {self.train_images.shape[1:]} but test images "
+                f"{self.test_images.shape[1:]}; they must have one shape"
+            )
+
+    @property
+    def in_shape(self) -> tuple[int, ...]:
+        """Shape of one image, (H, W, C)."""
+        return self.train_images.shape[1:]
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """To zero mean and unit variance over all pixels of the training images [I3].
+
+    >>> images = np.array([0.0, 1.0, 0.0, 1.0], np.float32)
+    >>> normalization = Normalization.of(images)
+    >>> normalization
+    Normalization(mean=0.5, std=0.5)
+    >>> print(normalization(images))
+    [-1.  1. -1.  1.]
+    """
+
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, images: np.ndarray) -> "Normalization":
+        """The mean and standard deviation of `images`; a constant image set keeps its scale."""
+        return cls(float(images.mean(dtype=np.float64)), float(images.std(dtype=np.float64)) or 1.0)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """`images`, normalised, in their dtype."""
+        return ((images - self.mean) / self.std).astype(images.dtype)

@@ -1,0 +1,202 @@
+r"""Window arithmetic on Python ints: output size, padding, and the paddings of both backward convolutions.
+
+A window of k taps, dilated by d and moved by s, slides over n entries with lo zeros before and hi after them:
+
+(1)  output size       p = floor((n + lo + hi - (d (k - 1) + 1)) / s) + 1                       [G1]
+(2)  entry of tap u    i = p s + u d - lo
+(3)  "SAME"            p = ceil(n / s); lo + hi is what (1) then needs, hi the larger by one     [G3]
+(4)  padding of dx     (d (k - 1) - lo,  n + lo - s (p - 1) - 1)                                [B3]
+(5)  padding of dw     (lo,  s (p - 1) + 1 + d (k - 1) - n - lo)                                [B7]
+
+(4) is the padding of dy, spread by the stride, under the rotated kernel; (5) the padding of x under dy used as a
+kernel dilated by s. Both may be negative: a negative padding crops.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from .errors import InputError
+
+Pair = tuple[int, int]
+Pads = tuple[Pair, Pair]
+Padding = int | str | Pads
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window resolved against an input of height and width `size`; every field is a pair (height, width).
+
+    Made by `resolve`. Hashable, so that it can be a static argument.
+    """
+
+    size: Pair
+    kernel: Pair
+    stride: Pair
+    padding: Pads
+    dilation: Pair
+
+    @property
+    def output(self) -> Pair:
+        """Height and width of the output, (1)."""
+        return self._per_axis(_output_size)
+
+    @property
+    def dx_padding(self) -> Pads:
+        """Padding of the strided dy that, correlated with rot180 of the kernel, gives dx, (4)."""
+        return self._per_axis(
+            lambda n, k, s, pad, d: (d * (k - 1) - pad[0], n + pad[0] - s * (_output_size(n, k, s, pad, d) - 1) - 1)
+        )
+
+    @property
+    def dweight_padding(self) -> Pads:
+        """Padding of x that, correlated with dy dilated by the stride, gives the gradient of the kernel, (5)."""
+        return self._per_axis(
+            lambda n, k, s, pad, d: (
+                pad[0],
+                s * (_output_size(n, k, s, pad, d) - 1) + 1 + d * (k - 1) - n - pad[0],
+            )
+        )
+
+    @property
+    def taps(self) -> Iterator[Pair]:
+        """The positions (u, v) of the taps, in row-major order."""
+        return ((u, v) for u in range(self.kernel[0]) for v in range(self.kernel[1]))
+
+    def _per_axis(self, formula: Callable) -> Any:
+        axes = zip(self.size, self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        return tuple(formula(*axis) for axis in axes)
+
+
+def output_size(
+    size: int, kernel_size: int, *, padding: int | Pair | str = 0, stride: int = 1, dilation: int = 1
+) -> int:
+    """Output size of a convolution or a pooling along one axis [G1].
+
+    Args:
+        size: entries of the input along this axis.
+        kernel_size: taps of the kernel or window.
+        padding: zeros on each side, (before, after), "SAME" or "VALID".
+        stride: step of the window.
+        dilation: distance between two taps; 1 means none.
+
+    Raises:
+        InputError: an argument is out of range, or the window does not fit the padded input.
+
+    The worked example of D2, 200 -> 99 -> 97 -> 97:
+
+    >>> output_size(200, 5, padding=1, stride=2)
+    99
+    >>> output_size(99, 3), output_size(97, 3, padding=1)
+    (97, 97)
+    """
+    pads = padding if isinstance(padding, int | str) else (padding, padding)
+    window = resolve(
+        "output_size", (size, size), (kernel_size, kernel_size), stride=stride, padding=pads, dilation=dilation
+    )
+    return window.output[0]
+
+
+def resolve(
+    op: str,
+    size: Pair,
+    kernel_size: int | Pair,
+    *,
+    stride: int | Pair = 1,
+    padding: Padding = 0,
+    dilation: int | Pair = 1,
+) -> Window:
+    """Check the window arguments of operation `op` once and turn them into a `Window` of plain ints.
+
+    Args:
+        op: the operation's name, for the error messages.
+        size: height and width of the input.
+        kernel_size, stride, dilation: an int, or a pair (height, width), each at least 1.
+        padding: an int >= 0, ((top, bottom), (left, right)), "SAME" (as XLA defines it) or "VALID".
+
+    Raises:
+        InputError: an argument has another form, or the window does not fit the padded input.
+
+    >>> resolve("conv2d", (8, 6), (3, 2), stride=2, padding="SAME").padding
+    ((0, 1), (0, 0))
+    """
+    kernel = pair(op, "kernel_size", kernel_size)
+    strides = pair(op, "stride", stride)
+    dilations = pair(op, "dilation", dilation)
+    pads = _pads(op, padding, size, kernel, strides, dilations)
+    for axis, n, k, (lo, hi), d in zip(("height", "width"), size, kernel, pads, dilations, strict=True):
+        extent = d * (k - 1) + 1
+        if n < 1:
+            raise InputError(f"{op}: the input {axis} is {n} but must be at least 1")
+        if extent > n + lo + hi:
+            raise InputError(
+                f"{op}: a window of {axis} {extent} does not fit the input of {axis} {n} with padding ({lo}, {hi}); "
+                f"it must be at most {n + lo + hi}"
+            )
+    return Window(size, kernel, strides, pads, dilations)
+
+
+def resolve_pool(
+    op: str, size: Pair, window_size: int | Pair, *, stride: int | Pair | None = None, padding: Padding = 0
+) -> Window:
+    """`resolve` for a pooling: `stride=None` is the window's size, and no window may lie wholly in the padding.
+
+    >>> resolve_pool("max_pool2d", (8, 6), 2).output
+    (4, 3)
+    """
+    kernel = pair(op, "window_size", window_size)
+    window = resolve(op, size, kernel, stride=kernel if stride is None else stride, padding=padding)
+    axes = zip(("height", "width"), size, window.kernel, window.stride, window.padding, window.output, strict=True)
+    for axis, n, k, s, (lo, hi), p in axes:
+        if lo >= k or (p - 1) * s - lo >= n:
+            raise InputError(
+                f"{op}: with padding ({lo}, {hi}) a window of {axis} {k} lies wholly in the padding; "
+                f"every window must cover at least one entry of the input of {axis} {n}"
+            )
+    return window
+
+
+def _output_size(n: int, k: int, s: int, pad: Pair, d: int) -> int:
+    return (n + sum(pad) - (d * (k - 1) + 1)) // s + 1  # (1)
+
+
+def pair(op: str, name: str, value: int | Pair) -> Pair:
+    """`value` as (height, width), each at least 1.
+
+    >>> pair("conv2d", "stride", 2)
+    (2, 2)
+    """
+    both = (value, value) if _is_int(value) else value
+    if not _is_pair(both) or min(both) < 1:
+        raise InputError(f"{op}: {name} is {value!r} but must be an int or a pair of ints, each at least 1")
+    return int(both[0]), int(both[1])
+
+
+def _pads(op: str, padding: Padding, size: Pair, kernel: Pair, stride: Pair, dilation: Pair) -> Pads:
+    if padding == "VALID":
+        return (0, 0), (0, 0)
+    if padding == "SAME":
+        axes = zip(size, kernel, stride, dilation, strict=True)
+        totals = [max(0, (-(-n // s) - 1) * s + d * (k - 1) + 1 - n) for n, k, s, d in axes]  # (3)
+        return (totals[0] // 2, totals[0] - totals[0] // 2), (totals[1] // 2, totals[1] - totals[1] // 2)
+    pads = ((padding, padding), (padding, padding)) if _is_int(padding) else padding
+    if not _are_pads(pads):
+        raise InputError(
+            f"{op}: padding is {padding!r} but must be an int >= 0, ((top, bottom), (left, right)) of such ints, "
+            '"SAME" or "VALID"'
+        )
+    return (int(pads[0][0]), int(pads[0][1])), (int(pads[1][0]), int(pads[1][1]))
+
+
+def _is_int(value) -> TypeGuard[int]:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_pair(value) -> TypeGuard[Pair]:
+    return isinstance(value, tuple) and len(value) == 2 and all(_is_int(v) for v in value)
+
+
+def _are_pads(value) -> TypeGuard[Pads]:
+    return isinstance(value, tuple) and len(value) == 2 and all(_is_pair(v) and min(v) >= 0 for v in value)

@@ -1,0 +1,195 @@
+r"""2-D convolution (cross-correlation): NHWC input, HWIO weight, NHWC output.
+
+Shapes:  x (N,H,W,I)   weight (U,V,I/g,O)   bias (O,)   y, dy (N,P,Q,O)
+
+(1)  y[n,p,q,o]       = bias[o] + sum_{u,v,i} x~[n, ps+ud, qs+vd, i] weight[u,v,i,o]              [F1, G2]
+(2)  dbias[o]         = sum_{n,p,q} dy[n,p,q,o]                                                       [B8]
+(3)  dweight[u,v,i,o] = sum_{n,p,q} x~[n, ps+ud, qs+vd, i] dy[n,p,q,o]                                [B7]
+(4)  dx               = dy, spread by the stride and zero-padded, correlated with rot180(weight)  [B3, B5]
+
+x~ is x zero-padded, s the stride, d the dilation, g the groups: output map o sees the I/g input maps of its group.
+Loops: reference/conv.py. Tests: tests/layers/test_conv.py.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ..errors import InputError, check_floating, check_shape
+from ..geometry import Padding, Pair, pair, resolve
+from ..initializers import initialize
+from ..rule import with_rule
+from .base import Layer
+
+# XLA on CPU runs a convolution with other labels than these as a naive loop when it stands inside a scan
+LABELS = ("NHWC", "HWIO", "NHWC")
+
+
+def conv2d(
+    x,
+    weight,
+    bias=None,
+    *,
+    stride: int | Pair = 1,
+    padding: Padding = 0,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+) -> jax.Array:
+    """2-D convolution as the documents and deep learning mean it: cross-correlation, the kernel not flipped [F1].
+
+    Args:
+        x: (N, H, W, I), float32, bfloat16 or float64.
+        weight: (U, V, I / groups, O), the same dtype.
+        bias: (O,), the same dtype, or None.
+        stride: step of the window, an int or (height, width).
+        padding: zeros around x: an int, ((top, bottom), (left, right)), "SAME" (as XLA defines it) or "VALID".
+        dilation: distance between two taps of the kernel, an int or (height, width); 1 means none.
+        groups: the input and output maps fall into this many groups, each convolved apart; I means depthwise.
+
+    Returns:
+        (N, P, Q, O) of x's dtype, P and Q by `geometry.output_size`. Its derivative is `conv2d_backward`.
+
+    Raises:
+        InputError: a shape, a dtype or the geometry does not fit.
+
+    >>> conv2d(jnp.ones((1, 5, 7, 2)), jnp.ones((3, 2, 2, 4)), stride=(2, 1), padding="SAME").shape
+    (1, 3, 7, 4)
+    """
+    return _conv2d(x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
+
+
+def conv2d_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
+    """(1): `(y, residuals)` of `conv2d`, plain JAX without the rule."""
+    window = _resolve(x, weight, bias, stride, padding, dilation, groups)
+    y = lax.conv_general_dilated(  # (1)
+        x,
+        weight,
+        window.stride,
+        window.padding,
+        rhs_dilation=window.dilation,
+        feature_group_count=groups,
+        dimension_numbers=LABELS,
+    )
+    if bias is not None:
+        y = y + bias
+    return y, (x, weight, bias)
+
+
+def conv2d_backward(residuals, dy, *, stride=1, padding=0, dilation=1, groups=1):
+    """(2)-(4): `(dx, dweight, dbias)` from `conv2d_forward`'s residuals and dy (N, P, Q, O).
+
+    dbias is None without a bias. The keyword arguments are those of the forward pass.
+
+    >>> y, residuals = conv2d_forward(jnp.ones((1, 3, 3, 1)), jnp.ones((2, 2, 1, 1)))
+    >>> dx, dweight, dbias = conv2d_backward(residuals, y)
+    >>> print(dx[0, :, :, 0])
+    [[ 4.  8.  4.]
+     [ 8. 16.  8.]
+     [ 4.  8.  4.]]
+    """
+    x, weight, bias = residuals
+    window = resolve("conv2d", x.shape[1:3], weight.shape[:2], stride=stride, padding=padding, dilation=dilation)
+    check_shape("conv2d_backward", "dy", dy, (x.shape[0], *window.output, weight.shape[3]))
+
+    dbias = None if bias is None else dy.sum(axis=(0, 1, 2))  # (2)
+
+    # (3) dy is the kernel: the batch is contracted, stride and dilation swap their roles
+    dweight = lax.conv_general_dilated(
+        x.transpose(3, 1, 2, 0),
+        dy.transpose(1, 2, 0, 3),
+        window.dilation,
+        window.dweight_padding,
+        rhs_dilation=window.stride,
+        batch_group_count=groups,
+        dimension_numbers=LABELS,
+    ).transpose(1, 2, 0, 3)
+
+    # (4)
+    dx = lax.conv_general_dilated(
+        dy,
+        _rot180(weight, groups),
+        (1, 1),
+        window.dx_padding,
+        lhs_dilation=window.stride,
+        rhs_dilation=window.dilation,
+        feature_group_count=groups,
+        dimension_numbers=LABELS,
+    )
+    return dx, dweight, dbias
+
+
+def _rot180(weight, groups):
+    """The kernel turned by 180 degrees, input and output channels swapped within each group: (U, V, O/g, I)."""
+    U, V, I, O = weight.shape
+    grouped = weight[::-1, ::-1].reshape(U, V, I, groups, O // groups)
+    return grouped.transpose(0, 1, 4, 3, 2).reshape(U, V, O // groups, groups * I)
+
+
+def _resolve(x, weight, bias, stride, padding, dilation, groups):
+    check_floating("conv2d", 4, x=x, weight=weight, bias=bias)
+    if weight.ndim != 4:
+        raise InputError(f"conv2d: weight has shape {weight.shape} but must have 4 dimensions (height, width, in, out)")
+    if not isinstance(groups, int) or groups < 1 or x.shape[3] % groups or weight.shape[3] % groups:
+        raise InputError(
+            f"conv2d: groups is {groups!r} but must be an int that divides the {x.shape[3]} input and the "
+            f"{weight.shape[3]} output channels"
+        )
+    if weight.shape[2] * groups != x.shape[3]:
+        each = f" in each of {groups} groups" if groups > 1 else ""
+        raise InputError(
+            f"conv2d: weight has {weight.shape[2]} input channels{each} but x has {x.shape[3]} (x shape {x.shape})"
+        )
+    if bias is not None:
+        check_shape("conv2d", "bias", bias, weight.shape[3:])
+    return resolve("conv2d", x.shape[1:3], weight.shape[:2], stride=stride, padding=padding, dilation=dilation)
+
+
+_conv2d = with_rule(conv2d_forward, conv2d_backward)
+
+
+@dataclass(frozen=True)
+class Conv2d(Layer):
+    """Spec of a convolution with `out_channels` kernels; the other fields are the arguments of `conv2d`.
+
+    >>> Conv2d(6, 5, padding=2).output_shape((28, 28, 1))
+    (28, 28, 6)
+    """
+
+    out_channels: int
+    kernel_size: int | Pair
+    stride: int | Pair = 1
+    padding: Padding = 0
+    dilation: int | Pair = 1
+    groups: int = 1
+    bias: bool = True
+    initializer: str = "he_normal"
+
+    def init(self, key, in_shape):
+        if len(in_shape) != 3:
+            raise InputError(f"conv2d: the input has shape {in_shape} but must have shape (height, width, channels)")
+        U, V = pair("conv2d", "kernel_size", self.kernel_size)
+        shape = (U, V, in_shape[2] // self.groups, self.out_channels)
+        fan_in, fan_out = U * V * shape[2], U * V * self.out_channels // self.groups
+        weight = initialize(self.initializer, key, shape, fan_in, fan_out)
+        return {"weight": weight, "bias": jnp.zeros(self.out_channels)} if self.bias else {"weight": weight}
+
+    def apply(self, params, x, *, train=False, key=None):
+        return conv2d(x, params["weight"], params.get("bias"), **self._hyper)
+
+    def forward(self, params, x, *, train=False, key=None):
+        return conv2d_forward(x, params["weight"], params.get("bias"), **self._hyper)
+
+    def backward(self, residuals, dy):
+        dx, dweight, dbias = conv2d_backward(residuals, dy, **self._hyper)
+        return dx, {"weight": dweight, "bias": dbias} if self.bias else {"weight": dweight}
+
+    def multiply_adds(self, in_shape):
+        U, V = pair("conv2d", "kernel_size", self.kernel_size)
+        P, Q, O = self.output_shape(in_shape)
+        return P * Q * O * U * V * (in_shape[2] // self.groups)
+
+    @property
+    def _hyper(self):
+        return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}

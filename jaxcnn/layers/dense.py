@@ -1,0 +1,109 @@
+r"""Fully connected layer.
+
+Shapes:  x (N,I)   weight (I,O)   bias (O,)   y, dy (N,O)
+
+(1)  y[n,o]       = bias[o] + sum_i x[n,i] weight[i,o]                                                [F9]
+(2)  dbias[o]     = sum_n dy[n,o]                                                                     [B2]
+(3)  dweight[i,o] = sum_n x[n,i] dy[n,o]                                                              [B6]
+(4)  dx[n,i]      = sum_o dy[n,o] weight[i,o]                                                         [B1]
+
+Loops: reference/dense.py. Tests: tests/layers/test_dense.py.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from ..errors import InputError, check_floating, check_shape
+from ..initializers import initialize
+from ..rule import with_rule
+from .base import Layer
+
+
+def dense(x, weight, bias=None) -> jax.Array:
+    """Fully connected layer, y = x W + b [F9].
+
+    Args:
+        x: (N, I), float32, bfloat16 or float64.
+        weight: (I, O), the same dtype.
+        bias: (O,), the same dtype, or None.
+
+    Returns:
+        (N, O) of that dtype. Its derivative is `dense_backward`.
+
+    Raises:
+        InputError: a shape or a dtype does not fit.
+
+    >>> print(dense(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 0.0, 3.0], [0.0, 1.0, 4.0]])))
+    [[ 1.  2. 11.]]
+    """
+    return _dense(x, weight, bias)
+
+
+def dense_forward(x, weight, bias=None):
+    """(1): `(y, residuals)` of `dense`, plain JAX without the rule."""
+    check_floating("dense", 2, x=x, weight=weight, bias=bias)
+    if weight.ndim != 2 or weight.shape[0] != x.shape[1]:
+        raise InputError(
+            f"dense: weight has shape {weight.shape} but must have shape ({x.shape[1]}, out_features) for x of shape "
+            f"{x.shape}"
+        )
+    y = x @ weight  # (1)
+    if bias is not None:
+        check_shape("dense", "bias", bias, weight.shape[1:])
+        y = y + bias
+    return y, (x, weight, bias)
+
+
+def dense_backward(residuals, dy):
+    """(2)-(4): `(dx, dweight, dbias)` from `dense_forward`'s residuals and dy (N, O); dbias is None without a bias.
+
+    >>> y, residuals = dense_forward(jnp.array([[1.0, 2.0]]), jnp.eye(2), jnp.zeros(2))
+    >>> dx, dweight, dbias = dense_backward(residuals, jnp.array([[1.0, 10.0]]))
+    >>> print(dweight)
+    [[ 1. 10.]
+     [ 2. 20.]]
+    """
+    x, weight, bias = residuals
+    check_shape("dense_backward", "dy", dy, (x.shape[0], weight.shape[1]))
+    dbias = None if bias is None else dy.sum(axis=0)  # (2)
+    dweight = x.T @ dy  # (3)
+    dx = dy @ weight.T  # (4)
+    return dx, dweight, dbias
+
+
+_dense = with_rule(dense_forward, dense_backward)
+
+
+@dataclass(frozen=True)
+class Dense(Layer):
+    """Spec of a fully connected layer with `out_features` units.
+
+    >>> Dense(10).output_shape((64,))
+    (10,)
+    """
+
+    out_features: int
+    bias: bool = True
+    initializer: str = "he_normal"
+
+    def init(self, key, in_shape):
+        if len(in_shape) != 1:
+            raise InputError(f"dense: the input has shape {in_shape} but must have shape (in_features,); add Flatten()")
+        fan_in, fan_out = in_shape[0], self.out_features
+        weight = initialize(self.initializer, key, (fan_in, fan_out), fan_in, fan_out)
+        return {"weight": weight, "bias": jnp.zeros(fan_out)} if self.bias else {"weight": weight}
+
+    def apply(self, params, x, *, train=False, key=None):
+        return dense(x, params["weight"], params.get("bias"))
+
+    def forward(self, params, x, *, train=False, key=None):
+        return dense_forward(x, params["weight"], params.get("bias"))
+
+    def backward(self, residuals, dy):
+        dx, dweight, dbias = dense_backward(residuals, dy)
+        return dx, {"weight": dweight, "bias": dbias} if self.bias else {"weight": dweight}
+
+    def multiply_adds(self, in_shape):
+        return in_shape[0] * self.out_features

@@ -1,0 +1,84 @@
+r"""Inverted dropout, for training only: evaluation leaves x alone.
+
+Shapes:  x, keep, y, dy of one shape
+
+(1)  y  = x keep / (1 - rate)      keep is 1 with probability 1 - rate, drawn anew for every entry    [T6]
+(2)  dx = dy keep / (1 - rate)     the keep of the forward pass, never a new draw
+
+Loops: reference/dropout.py. Tests: tests/layers/test_dropout.py.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from ..errors import InputError, check_floating, check_shape
+from ..rule import with_rule
+from .base import Layer
+
+
+def dropout(x, key, *, rate: float) -> jax.Array:
+    """x with each entry set to zero with probability `rate` and the others divided by 1 - rate [T6].
+
+    Srivastava et al., *Dropout* (2014), in the inverted form that keeps the expectation.
+
+    Args:
+        x: any shape, any floating dtype.
+        key: of `jax.random.key`; the same key draws the same entries.
+        rate: probability of dropping an entry, 0 <= rate < 1.
+
+    Raises:
+        InputError: x is not floating point, or the rate is out of range.
+
+    >>> print(dropout(jnp.ones(8), jax.random.key(0), rate=0.5))
+    [0. 0. 2. 2. 0. 2. 2. 0.]
+    """
+    return _dropout(x, key, rate=rate)
+
+
+def dropout_forward(x, key, *, rate):
+    """(1): `(y, residuals)` of `dropout`, plain JAX without the rule. The residual is keep, of dtype bool."""
+    check_floating("dropout", x=x)
+    if not 0 <= rate < 1:
+        raise InputError(f"dropout: rate is {rate!r} but must be at least 0 and below 1")
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return _kept(x, keep, rate), keep
+
+
+def dropout_backward(residuals, dy, *, rate):
+    """(2): `(dx, None)` from the residual keep and dy; the key has no gradient."""
+    check_shape("dropout_backward", "dy", dy, residuals.shape)
+    return _kept(dy, residuals, rate), None
+
+
+def _kept(x, keep, rate):
+    return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
+
+
+_dropout = with_rule(dropout_forward, dropout_backward)
+
+
+@dataclass(frozen=True)
+class Dropout(Layer):
+    """Spec of `dropout`: at work where `train=True`, which then needs a key; the identity otherwise.
+
+    >>> Dropout(0.5).apply({}, jnp.ones((1, 2)))
+    Array([[1., 1.]], dtype=float32)
+    """
+
+    rate: float
+
+    def apply(self, params, x, *, train=False, key=None):
+        return dropout(x, self._required(key), rate=self.rate) if train else x
+
+    def forward(self, params, x, *, train=False, key=None):
+        return dropout_forward(x, self._required(key), rate=self.rate) if train else (x, None)
+
+    def backward(self, residuals, dy):
+        return (dy if residuals is None else dropout_backward(residuals, dy, rate=self.rate)[0]), {}
+
+    def _required(self, key):
+        if key is None:
+            raise InputError("dropout: key is None but must be a key of jax.random.key when train is True")
+        return key

@@ -1,0 +1,201 @@
+r"""Fixed pooling: the maximum or the mean of each window. NHWC; no activation of its own, f' = 1.
+
+Shapes:  x (N,H,W,C)   y, dy (N,P,Q,C)   window (U,V), moved by s
+
+(1)  max   y[n,p,q,c] = max_{u,v} x~[n, ps+u, qs+v, c]              x~ is x padded with -inf           [F3]
+(2)        k[n,p,q,c] = u V + v of the first position, row by row, that holds the maximum
+(3)        dx~[n, ps+u, qs+v, c] += dy[n,p,q,c] 1[k = u V + v]                                        [B4]
+(4)  mean  y[n,p,q,c] = 1/(UV) sum_{u,v} x~[n, ps+u, qs+v, c]       x~ is x padded with 0              [F4]
+(5)        dx         = dy / (UV), spread by the stride and zero-padded, correlated with ones: up(dy) [B4]
+
+Windows may overlap: then an entry of x receives from each. In (4) the padded zeros count, and the divisor is always
+the size UV of the window. In (1) NaN wins.
+Loops: reference/pool.py. Tests: tests/layers/test_pool.py.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ..errors import check_floating, check_shape
+from ..geometry import Padding, Pair, resolve_pool
+from ..rule import Static, with_rule
+from .base import FixedLayer
+
+
+def max_pool2d(x, window_size: int | Pair, *, stride: int | Pair | None = None, padding: Padding = 0) -> jax.Array:
+    """Maximum of each window [F3].
+
+    Args:
+        x: (N, H, W, C), float32, bfloat16 or float64.
+        window_size: an int or (height, width).
+        stride: step of the window, an int or (height, width); None is the window's size.
+        padding: entries of -inf around x: an int, ((top, bottom), (left, right)), "SAME" or "VALID".
+
+    Returns:
+        (N, P, Q, C) of x's dtype, P and Q by `geometry.output_size`. Its derivative is `max_pool2d_backward`: where
+        several entries tie, the first in row-major order owns all of dy.
+
+    Raises:
+        InputError: a shape, the dtype or the geometry does not fit, or a window lies wholly in the padding.
+
+    >>> x = jnp.array([[1.0, 5.0, 2.0], [4.0, 3.0, 9.0]]).reshape(1, 2, 3, 1)
+    >>> print(max_pool2d(x, (2, 2), stride=1)[0, :, :, 0])
+    [[5. 9.]]
+    """
+    return _max_pool2d(x, window_size=window_size, stride=stride, padding=padding)
+
+
+def max_pool2d_forward(x, window_size, *, stride=None, padding=0):
+    """(1), (2): `(y, residuals)` of `max_pool2d`, plain JAX without the rule. The residual k is a small integer."""
+    check_floating("max_pool2d", 4, x=x)
+    window = resolve_pool("max_pool2d", x.shape[1:3], window_size, stride=stride, padding=padding)
+    padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), ((0, 0, 0), *((*pad, 0) for pad in window.padding), (0, 0, 0)))
+    y = _entries_at(padded, window, (0, 0))
+    k = jnp.zeros(y.shape, _position_dtype(window))
+    for tap, position in enumerate(window.taps):
+        entry = _entries_at(padded, window, position)
+        wins = (entry > y) | (entry != entry)
+        y, k = jnp.where(wins, entry, y), jnp.where(wins, jnp.array(tap, k.dtype), k)  # (1), (2)
+    return y, (k, Static(x.shape))
+
+
+def max_pool2d_backward(residuals, dy, *, window_size, stride=None, padding=0):
+    """(3): `(dx,)` from `max_pool2d_forward`'s residuals and dy (N, P, Q, C).
+
+    >>> x = jnp.array([[1.0, 5.0, 2.0], [4.0, 3.0, 9.0]]).reshape(1, 2, 3, 1)
+    >>> y, residuals = max_pool2d_forward(x, 2, stride=1)
+    >>> print(max_pool2d_backward(residuals, 10 * y, window_size=2, stride=1)[0][0, :, :, 0])
+    [[ 0. 50.  0.]
+     [ 0.  0. 90.]]
+    """
+    k, in_shape = residuals
+    window = resolve_pool("max_pool2d", in_shape.value[1:3], window_size, stride=stride, padding=padding)
+    check_shape("max_pool2d_backward", "dy", dy, k.shape)
+    zero = jnp.zeros((), dy.dtype)
+    dx = jnp.zeros(in_shape.value, dy.dtype)
+    for tap, position in enumerate(window.taps):
+        dx += _placed_at(jnp.where(k == tap, dy, zero), window, position)  # (3)
+    return (dx,)
+
+
+def avg_pool2d(x, window_size: int | Pair, *, stride: int | Pair | None = None, padding: Padding = 0) -> jax.Array:
+    """Mean of each window [F4]. Padded zeros count: the divisor is always the window's size.
+
+    Args:
+        x: (N, H, W, C), float32, bfloat16 or float64.
+        window_size: an int or (height, width).
+        stride: step of the window, an int or (height, width); None is the window's size.
+        padding: zeros around x: an int, ((top, bottom), (left, right)), "SAME" or "VALID".
+
+    Returns:
+        (N, P, Q, C) of x's dtype, P and Q by `geometry.output_size`. Its derivative is `avg_pool2d_backward`.
+
+    Raises:
+        InputError: a shape, the dtype or the geometry does not fit, or a window lies wholly in the padding.
+
+    >>> x = jnp.array([[1.0, 5.0, 2.0], [4.0, 2.0, 9.0]]).reshape(1, 2, 3, 1)
+    >>> print(avg_pool2d(x, (2, 2), stride=1)[0, :, :, 0])
+    [[3.  4.5]]
+    """
+    return _avg_pool2d(x, window_size=window_size, stride=stride, padding=padding)
+
+
+def avg_pool2d_forward(x, window_size, *, stride=None, padding=0):
+    """(4): `(y, residuals)` of `avg_pool2d`, plain JAX without the rule. The residual is x's shape alone."""
+    check_floating("avg_pool2d", 4, x=x)
+    window = resolve_pool("avg_pool2d", x.shape[1:3], window_size, stride=stride, padding=padding)
+    return _window_mean(x, window, window.stride, window.padding), Static(x.shape)  # (4)
+
+
+def avg_pool2d_backward(residuals, dy, *, window_size, stride=None, padding=0):
+    """(5): `(dx,)` from `avg_pool2d_forward`'s residuals and dy (N, P, Q, C).
+
+    >>> y, residuals = avg_pool2d_forward(jnp.ones((1, 2, 3, 1)), 2, stride=1)
+    >>> print(avg_pool2d_backward(residuals, 4 * y, window_size=2, stride=1)[0][0, :, :, 0])
+    [[1. 2. 1.]
+     [1. 2. 1.]]
+    """
+    N, H, W, C = residuals.value
+    window = resolve_pool("avg_pool2d", (H, W), window_size, stride=stride, padding=padding)
+    check_shape("avg_pool2d_backward", "dy", dy, (N, *window.output, C))
+    return (_window_mean(dy, window, (1, 1), window.dx_padding, spread=window.stride),)  # (5)
+
+
+def _entries_at(padded, window, position):
+    """Entry `position` = (u, v) of every window of the padded input: (N, P, Q, C)."""
+    N, _, _, C = padded.shape
+    (u, v), (p, q), (s, t) = position, window.output, window.stride
+    return lax.slice(padded, (0, u, v, 0), (N, u + (p - 1) * s + 1, v + (q - 1) * t + 1, C), (1, s, t, 1))
+
+
+def _placed_at(values, window, position):
+    """The adjoint of `_entries_at`: `values` at entry (u, v) of every window, zeros elsewhere, the padding cropped."""
+    spans = [
+        (tap - lo, n - (tap - lo) - ((p - 1) * s + 1), s - 1)
+        for n, (lo, _), tap, p, s in zip(
+            window.size, window.padding, position, window.output, window.stride, strict=True
+        )
+    ]
+    return lax.pad(values, jnp.zeros((), values.dtype), ((0, 0, 0), *spans, (0, 0, 0)))
+
+
+def _window_mean(x, window, stride, padding, spread=(1, 1)):
+    """Sum over each window of x, spread and padded with zeros, over the window's size; summed in float32 at least."""
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    total = lax.reduce_window(
+        x.astype(dtype),
+        np.zeros((), dtype),  # a constant, else JAX does not see a sum and cannot differentiate it twice
+        lax.add,
+        (1, *window.kernel, 1),
+        (1, *stride, 1),
+        ((0, 0), *padding, (0, 0)),
+        base_dilation=(1, *spread, 1),
+    )
+    return (total / (window.kernel[0] * window.kernel[1])).astype(x.dtype)
+
+
+def _position_dtype(window):
+    taps = window.kernel[0] * window.kernel[1]
+    return next(dtype for dtype in (jnp.int8, jnp.int16, jnp.int32) if taps - 1 <= jnp.iinfo(dtype).max)
+
+
+_max_pool2d = with_rule(max_pool2d_forward, max_pool2d_backward)
+_avg_pool2d = with_rule(avg_pool2d_forward, avg_pool2d_backward)
+
+
+@dataclass(frozen=True)
+class MaxPool2d(FixedLayer):
+    """Spec of `max_pool2d`.
+
+    >>> MaxPool2d(2).output_shape((28, 28, 6))
+    (14, 14, 6)
+    """
+
+    window_size: int | Pair
+    stride: int | Pair | None = None
+    padding: Padding = 0
+
+    op = staticmethod(max_pool2d)
+    op_forward = staticmethod(max_pool2d_forward)
+    op_backward = staticmethod(max_pool2d_backward)
+
+
+@dataclass(frozen=True)
+class AvgPool2d(FixedLayer):
+    """Spec of `avg_pool2d`.
+
+    >>> AvgPool2d((2, 1)).output_shape((28, 28, 6))
+    (14, 28, 6)
+    """
+
+    window_size: int | Pair
+    stride: int | Pair | None = None
+    padding: Padding = 0
+
+    op = staticmethod(avg_pool2d)
+    op_forward = staticmethod(avg_pool2d_forward)
+    op_backward = staticmethod(avg_pool2d_backward)

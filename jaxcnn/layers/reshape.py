@@ -1,0 +1,62 @@
+r"""Unrolling feature maps into one vector per sample.
+
+Shapes:  x (N, ...)   y, dy (N, product of the rest)
+
+(1)  y[n, :] = the entries of x[n] in row-major order: for NHWC by row, column, channel               [F9]
+(2)  dx      = dy folded back into x's shape
+
+The documents unroll map by map, which is a permutation of (1).
+Loops: reference/reshape.py. Tests: tests/layers/test_reshape.py.
+"""
+
+import math
+from dataclasses import dataclass
+
+import jax
+
+from ..errors import InputError, check_floating, check_shape
+from ..rule import Static, with_rule
+from .base import FixedLayer
+
+
+def flatten(x) -> jax.Array:
+    """x (N, ...) as (N, features), row-major [F9].
+
+    Raises:
+        InputError: x is not a floating-point array of at least one dimension.
+
+    >>> flatten(jnp.ones((2, 3, 3, 4))).shape
+    (2, 36)
+    """
+    return _flatten(x)
+
+
+def flatten_forward(x):
+    """(1): `(y, residuals)` of `flatten`, plain JAX without the rule. The residual is x's shape."""
+    check_floating("flatten", x=x)
+    if x.ndim < 1:
+        raise InputError("flatten: x has shape () but must have shape (batch, ...)")
+    return x.reshape(x.shape[0], math.prod(x.shape[1:])), Static(x.shape)
+
+
+def flatten_backward(residuals, dy):
+    """(2): `(dx,)` from the residual shape and dy (N, features)."""
+    N, *rest = residuals.value
+    check_shape("flatten_backward", "dy", dy, (N, math.prod(rest)))
+    return (dy.reshape(residuals.value),)
+
+
+_flatten = with_rule(flatten_forward, flatten_backward)
+
+
+@dataclass(frozen=True)
+class Flatten(FixedLayer):
+    """Spec of `flatten`.
+
+    >>> Flatten().output_shape((4, 4, 16))
+    (256,)
+    """
+
+    op = staticmethod(flatten)
+    op_forward = staticmethod(flatten_forward)
+    op_backward = staticmethod(flatten_backward)

@@ -1,0 +1,182 @@
+r"""Losses over a batch of N samples with K outputs: the only place that divides by N.
+
+Shapes:  y, u, t (N,K)   labels (N,)   E and dE: scalars   r = N for reduction "mean", 1 for the documents' "sum" [T2]
+
+(1)  squared error          E  = 1/(2r) sum_{n,k} (t[n,k] - y[n,k])^2                                 [L1]
+(2)                         dy = dE (y - t) / r             dt = -dy
+(3)  softmax cross-entropy  E  = -1/r sum_{n,k} t[n,k] ln p[n,k],    p = softmax(u)                   [L2]
+(4)                         du = dE (p sum_k t[n,k] - t) / r        dt = -dE ln p / r
+
+With f'(u) from the layer before, (2) is the delta of the output layer. In (4) sum_k t = 1 for a label, so du = p - t.
+Loops: reference/losses.py. Tests: tests/test_losses.py.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from .errors import InputError, check_floating, check_shape
+from .rule import with_rule
+
+
+def squared_error(outputs, targets, *, reduction: str = "mean") -> jax.Array:
+    """Half the squared distance between outputs and targets [L1].
+
+    Args:
+        outputs: (N, K), floating point.
+        targets: (N, K), the same dtype; `one_hot` makes them from labels.
+        reduction: "mean" over the N samples, or "sum".
+
+    Returns:
+        A scalar of that dtype. Its derivative is `squared_error_backward`.
+
+    Raises:
+        InputError: a shape, a dtype or the reduction does not fit.
+
+    >>> print(squared_error(jnp.array([[1.0, 3.0]]), jnp.array([[0.0, 1.0]])))
+    2.5
+    """
+    return _squared_error(outputs, targets, reduction=reduction)
+
+
+def squared_error_forward(outputs, targets, *, reduction="mean"):
+    """(1): `(E, residuals)` of `squared_error`, plain JAX without the rule."""
+    check_floating("squared_error", 2, outputs=outputs, targets=targets)
+    check_shape("squared_error", "targets", targets, outputs.shape)
+    difference = outputs - targets
+    return (difference * difference).sum() / 2 / _divisor("squared_error", reduction, outputs), difference
+
+
+def squared_error_backward(residuals, dy, *, reduction="mean"):
+    """(2): `(doutputs, dtargets)` from `squared_error_forward`'s residuals and the scalar dy = dE."""
+    doutputs = dy * residuals / _divisor("squared_error", reduction, residuals)
+    return doutputs, -doutputs
+
+
+def softmax_cross_entropy(logits, labels, *, reduction: str = "mean") -> jax.Array:
+    """Cross-entropy between softmax(logits) and the labels [L2], by log-sum-exp: large logits are safe.
+
+    Args:
+        logits: (N, K), floating point; softmax is part of the loss.
+        labels: (N,) integers in [0, K), or (N, K) of the logits' dtype: one-hot or any other targets. An integer
+            out of range gives NaN.
+        reduction: "mean" over the N samples, or "sum".
+
+    Returns:
+        A scalar of the logits' dtype. Its derivative is `softmax_cross_entropy_backward`.
+
+    Raises:
+        InputError: a shape, a dtype or the reduction does not fit.
+
+    >>> print(f"{softmax_cross_entropy(jnp.array([[2.0, 3.0, 4.0]]), jnp.array([1])):.4f}")
+    1.4076
+    """
+    return _softmax_cross_entropy(logits, labels, reduction=reduction)
+
+
+def softmax_cross_entropy_forward(logits, labels, *, reduction="mean"):
+    """(3): `(E, residuals)` of `softmax_cross_entropy`, plain JAX without the rule. The residuals hold ln p."""
+    check_floating("softmax_cross_entropy", 2, logits=logits)
+    logp = jax.nn.log_softmax(logits, axis=-1)
+    if _are_integers(labels):
+        check_shape("softmax_cross_entropy", "labels", labels, logits.shape[:1])
+        chosen = jnp.take_along_axis(logp, labels[:, None], axis=1, mode="fill", fill_value=jnp.nan)
+        total = -chosen.sum()
+    else:
+        check_floating("softmax_cross_entropy", logits=logits, labels=labels)
+        check_shape("softmax_cross_entropy", "labels", labels, logits.shape)
+        total = -(labels * logp).sum()
+    return total / _divisor("softmax_cross_entropy", reduction, logits), (logp, labels)
+
+
+def softmax_cross_entropy_backward(residuals, dy, *, reduction="mean"):
+    """(4): `(dlogits, dlabels)` from the residuals and the scalar dy = dE; integer labels have no gradient: None.
+
+    The example of D3, dE/du = p - t:
+
+    >>> _, residuals = softmax_cross_entropy_forward(jnp.array([[2.0, 3.0, 4.0]]), jnp.array([1]))
+    >>> print(softmax_cross_entropy_backward(residuals, 1.0)[0].round(4))
+    [[ 0.09   -0.7553  0.6652]]
+    """
+    logp, labels = residuals
+    scale = dy / _divisor("softmax_cross_entropy", reduction, logp)
+    if _are_integers(labels):
+        return scale * (jnp.exp(logp) - one_hot(labels, logp.shape[1], logp.dtype)), None
+    dlogits = scale * (jnp.exp(logp) * labels.sum(axis=-1, keepdims=True) - labels)
+    return dlogits, -scale * logp
+
+
+def one_hot(labels, classes: int, dtype=None) -> jax.Array:
+    """Targets one-of-c from integer labels (N,): (N, classes), 1 for the label's class and 0 for the others [I4].
+
+    >>> print(one_hot(jnp.array([2, 0]), 3))
+    [[0. 0. 1.]
+     [1. 0. 0.]]
+    """
+    return (jnp.asarray(labels)[:, None] == jnp.arange(classes)).astype(dtype or float)
+
+
+def _are_integers(labels):
+    return jnp.issubdtype(jnp.result_type(labels), jnp.integer)
+
+
+def _divisor(op, reduction, outputs):
+    if reduction not in ("mean", "sum"):
+        raise InputError(f'{op}: reduction is {reduction!r} but must be "mean" or "sum"')
+    return outputs.shape[0] if reduction == "mean" else 1
+
+
+_squared_error = with_rule(squared_error_forward, squared_error_backward)
+_softmax_cross_entropy = with_rule(softmax_cross_entropy_forward, softmax_cross_entropy_backward)
+
+
+class Loss:
+    """A loss spec: a frozen dataclass of static facts, for integer labels (N,) or the operation's own targets."""
+
+    def apply(self, outputs, labels) -> jax.Array:
+        """The loss; its derivative under `jax.grad` is the hand-written rule."""
+        raise NotImplementedError
+
+    def forward(self, outputs, labels):
+        """The loss and what `backward` needs; plain JAX with no rule attached."""
+        raise NotImplementedError
+
+    def backward(self, residuals, dy=1.0) -> jax.Array:
+        """dE/d(outputs), from which the network's `backward` starts."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class SoftmaxCrossEntropy(Loss):
+    """Spec of `softmax_cross_entropy`."""
+
+    reduction: str = "mean"
+
+    def apply(self, outputs, labels):
+        return softmax_cross_entropy(outputs, labels, reduction=self.reduction)
+
+    def forward(self, outputs, labels):
+        return softmax_cross_entropy_forward(outputs, labels, reduction=self.reduction)
+
+    def backward(self, residuals, dy=1.0):
+        return softmax_cross_entropy_backward(residuals, dy, reduction=self.reduction)[0]
+
+
+@dataclass(frozen=True)
+class SquaredError(Loss):
+    """Spec of `squared_error`; integer labels become one-of-c targets [I4]."""
+
+    reduction: str = "mean"
+
+    def apply(self, outputs, labels):
+        return squared_error(outputs, self._targets(outputs, labels), reduction=self.reduction)
+
+    def forward(self, outputs, labels):
+        return squared_error_forward(outputs, self._targets(outputs, labels), reduction=self.reduction)
+
+    def backward(self, residuals, dy=1.0):
+        return squared_error_backward(residuals, dy, reduction=self.reduction)[0]
+
+    def _targets(self, outputs, labels):
+        return one_hot(labels, outputs.shape[1], outputs.dtype) if _are_integers(labels) else labels

@@ -1,0 +1,86 @@
+"""Pictures of a training run, as PNG bytes; and small images as text for a terminal."""
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+
+from .errors import InputError
+from .layers.base import Params
+
+
+def curves(history: list[dict[str, Any]]) -> bytes:
+    """Loss and error rate over the epochs, training and test."""
+    epochs = [epoch["epoch"] for epoch in history]
+    marker = "o" if len(epochs) == 1 else None
+    figure = _figure(figsize=(10, 4))
+    left, right = figure.subplots(1, 2)
+    for prefix, label in (("", "training"), ("test_", "test")):
+        if f"{prefix}loss" in history[0]:
+            left.semilogy(epochs, [epoch[f"{prefix}loss"] for epoch in history], label=label, marker=marker)
+            errors = [100 * (1 - epoch[f"{prefix}accuracy"]) for epoch in history]
+            right.plot(epochs, errors, label=label, marker=marker)
+    left.set(title="Loss", xlabel="epoch", ylabel="mean loss")
+    right.set(title="Error", xlabel="epoch", ylabel="misclassified (%)", ylim=(0, None))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return _png(figure)
+
+
+def kernels(params: Params) -> bytes | None:
+    """The kernels of the first convolution, one small image each on one scale; None without a convolution.
+
+    A kernel of three input channels is shown in colour, any other as one image for each input channel.
+    """
+    name = next((name for name, value in params.items() if np.ndim(value.get("weight")) == 4), None)
+    if name is None:
+        return None
+    weight = np.asarray(params[name]["weight"], np.float64)
+    limit = np.abs(weight).max() or 1
+    if weight.shape[2] == 3:
+        tiles = list((weight.transpose(3, 0, 1, 2) / limit + 1) / 2)
+    else:
+        tiles = list(weight.reshape(*weight.shape[:2], -1).transpose(2, 0, 1))[:256]
+    columns = math.ceil(math.sqrt(2 * len(tiles)))
+    rows = math.ceil(len(tiles) / columns)
+    figure = _figure(figsize=(0.8 * columns + 1, 0.8 * rows + 0.8))
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, tile in zip(axes.flat, tiles, strict=False):
+        axis.imshow(tile, cmap="RdBu", vmin=-limit, vmax=limit)
+    if weight.shape[2] != 3:
+        figure.colorbar(axes[0, 0].images[0], ax=axes, shrink=0.9)
+    figure.suptitle(f"Kernels of {name}, {weight.shape[0]}x{weight.shape[1]}")
+    return _png(figure)
+
+
+def as_text(images: np.ndarray) -> list[str]:
+    """Grey images (N, H, W), values from 0 to 1, side by side as lines of text.
+
+    An entry is two characters wide; above 16 columns it is one, and every second row is left out.
+
+    >>> print("|".join(as_text(np.array([[[0.0, 1.0]], [[0.5, 1.0]]]))))
+      ██  ▒▒██
+    """
+    shades = np.array(list(" ░▒▓█"))
+    width = 2 if images.shape[2] <= 16 else 1
+    levels = np.clip(np.rint(images[:, :: 3 - width] * (len(shades) - 1)), 0, len(shades) - 1).astype(int)
+    rows = shades[levels].transpose(1, 0, 2)
+    return ["  ".join("".join(width * shade for shade in image) for image in row) for row in rows]
+
+
+def _figure(**arguments):
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InputError("pictures need matplotlib: pip install 'jaxcnn[cli]'") from None
+    return Figure(layout="constrained", **arguments)
+
+
+def _png(figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()

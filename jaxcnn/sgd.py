@@ -1,0 +1,206 @@
+r"""The default update, by hand: gradient descent with momentum, and schedules for its learning rate.
+
+(1)  w <- w - eta dE/dw                               eta may differ for every parameter or single weight   [T3]
+(2)  g = dE/dw + weight_decay w ;  v <- momentum v + g ;  w <- w - eta v                                    [T6]
+(3)  Nesterov:                                            w <- w - eta (g + momentum v)                     [T6]
+
+Weight decay, momentum and Nesterov are those of torch.optim.SGD. An optimizer is a frozen dataclass with
+`init(params) -> state` and `update(grads, state, params) -> (params, state)`; state and params are pytrees.
+Tests: tests/test_sgd.py.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .errors import InputError
+
+Schedule = Callable[[Any], Any]  # from the number of updates already made to the learning rate of the next
+
+
+@dataclass(frozen=True)
+class Constant:
+    """eta = learning_rate."""
+
+    learning_rate: float
+
+    def __call__(self, step):
+        return jnp.asarray(self.learning_rate, float)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """eta = final + (initial - final) (1 + cos(pi step / steps)) / 2, and `final` after `steps` updates.
+
+    Loshchilov & Hutter, *SGDR* (2017), eq. 5, without restarts.
+
+    >>> [round(float(Cosine(1.0, steps=4)(step)), 6) for step in (0, 2, 4, 9)]
+    [1.0, 0.5, 0.0, 0.0]
+    """
+
+    initial: float
+    steps: int
+    final: float = 0.0
+
+    def __call__(self, step):
+        share = jnp.clip(jnp.asarray(step, float) / self.steps, 0, 1)
+        return self.final + (self.initial - self.final) * (1 + jnp.cos(jnp.pi * share)) / 2
+
+
+@dataclass(frozen=True)
+class Step:
+    """eta = initial factor^floor(step / every).
+
+    >>> [round(float(Step(1.0, every=2, factor=0.1)(step)), 6) for step in (0, 1, 2, 4)]
+    [1.0, 1.0, 0.1, 0.01]
+    """
+
+    initial: float
+    every: int
+    factor: float = 0.1
+
+    def __call__(self, step):
+        return self.initial * jnp.asarray(self.factor, float) ** (step // self.every)
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """eta rises linearly over the first `steps` updates, (step + 1) / steps of `then`'s start, then follows `then`.
+
+    Goyal et al., *Accurate, large minibatch SGD* (2017), section 2.2.
+
+    >>> schedule = WarmUp(2, then=Cosine(1.0, steps=4))
+    >>> [round(float(schedule(step)), 6) for step in (0, 1, 2, 4, 6)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+
+    steps: int
+    then: Schedule
+
+    def __call__(self, step):
+        rising = self.then(0) * (step + 1) / self.steps
+        return jnp.where(step < self.steps, rising, self.then(jnp.maximum(step - self.steps, 0)))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SGDState:
+    """State of `SGD`: updates made, the velocity v (None without momentum), the factors of the learning rate."""
+
+    step: jax.Array
+    velocity: Any
+    rates: Any
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Gradient descent (1)-(3).
+
+    Args:
+        learning_rate: eta, a number >= 0 or a schedule, a hashable function of the number of updates made.
+        momentum: 0 <= momentum < 1.
+        nesterov: (3) instead of (2).
+        weight_decay: >= 0.
+
+    Raises:
+        InputError: a number is out of range.
+
+    >>> optimizer = SGD(0.1)
+    >>> params = {"weight": jnp.array([1.0, 2.0])}
+    >>> params, state = optimizer.update({"weight": jnp.array([10.0, 0.0])}, optimizer.init(params), params)
+    >>> print(params["weight"])
+    [0. 2.]
+    """
+
+    learning_rate: float | Schedule
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+
+    def __post_init__(self):
+        if not callable(self.learning_rate):
+            _check_range("learning_rate", self.learning_rate)
+        _check_range("momentum", self.momentum, below=1)
+        _check_range("weight_decay", self.weight_decay)
+        if self.nesterov and not self.momentum:
+            raise InputError("SGD: nesterov is True but momentum is 0; it must be above 0")
+
+    def init(self, params, rates=None) -> SGDState:
+        """The state before the first update.
+
+        Args:
+            params: the parameters.
+            rates: factors of the learning rate, a tree that is a prefix of `params`: a number for a whole subtree or
+                parameter, or an array of a parameter's shape with one factor for each weight [T3].
+
+        Raises:
+            InputError: `rates` does not fit `params`.
+
+        >>> params = {"weight": jnp.array([1.0, 1.0]), "bias": jnp.array(1.0)}
+        >>> optimizer = SGD(1.0)
+        >>> state = optimizer.init(params, rates={"weight": jnp.array([0.5, 0.0]), "bias": 0.25})
+        >>> optimizer.update(params, state, params)[0]
+        {'bias': Array(0.75, dtype=float32), 'weight': Array([0.5, 1. ], dtype=float32)}
+        """
+        if rates is not None:
+            try:
+                whole = jax.tree.map(lambda rate, part: jax.tree.map(lambda _: rate, part), rates, params)
+                rates = jax.tree.map(lambda w, rate: jnp.asarray(rate, w.dtype), params, whole)
+                jax.tree.map(lambda w, rate: jnp.broadcast_to(rate, w.shape), params, rates)
+            except (ValueError, TypeError) as error:
+                raise InputError(
+                    "SGD: rates does not fit params; it must be a prefix of that tree, of numbers or like arrays"
+                ) from error
+        velocity = jax.tree.map(jnp.zeros_like, params) if self.momentum else None
+        return SGDState(jnp.zeros((), jnp.int32), velocity, rates)
+
+    def update(self, grads, state: SGDState, params):
+        """`(params, state)` after one update."""
+        eta = self.learning_rate(state.step) if callable(self.learning_rate) else self.learning_rate
+        change = jax.tree.map(lambda g, w: g + self.weight_decay * w, grads, params) if self.weight_decay else grads
+        velocity = state.velocity
+        if self.momentum:
+            g = change
+            velocity = jax.tree.map(lambda v, g: self.momentum * v + g, velocity, g)  # (2)
+            change = jax.tree.map(lambda g, v: g + self.momentum * v, g, velocity) if self.nesterov else velocity  # (3)
+        if state.rates is not None:
+            change = jax.tree.map(lambda rate, d: rate * d, state.rates, change)
+        params = jax.tree.map(lambda w, d: w - jnp.asarray(eta, w.dtype) * d, params, change)  # (1)
+        return params, SGDState(state.step + 1, velocity, state.rates)
+
+
+@dataclass(frozen=True)
+class Optax:
+    """Adapter: any optax gradient transformation as an optimizer of this library.
+
+    >>> import optax
+    >>> optimizer = Optax(optax.sgd(0.1))
+    >>> params = {"weight": jnp.array([1.0, 2.0])}
+    >>> params, state = optimizer.update({"weight": jnp.array([10.0, 0.0])}, optimizer.init(params), params)
+    >>> print(params["weight"])
+    [0. 2.]
+    """
+
+    transformation: Any
+
+    def init(self, params):
+        """The transformation's state."""
+        return self.transformation.init(params)
+
+    def update(self, grads, state, params):
+        """`(params, state)` after one update."""
+        changes, state = self.transformation.update(grads, state, params)
+        return jax.tree.map(lambda w, change: w + change.astype(w.dtype), params, changes), state
+
+
+Optimizer = SGD | Optax
+
+
+def _check_range(name, value, below=math.inf):
+    if not (isinstance(value, int | float) and 0 <= value < below):
+        limit = "finite" if below == math.inf else f"below {below}"
+        raise InputError(f"SGD: {name} is {value!r} but must be a number at least 0 and {limit}")

@@ -1,0 +1,293 @@
+r"""Training as the documents describe it: forward, error, backward, update, until a stopping rule holds.
+
+(1)  one step: y = network(w, x) ; E = loss(y, t) ; delta^L = dE/dy ; dE/dw by the chain rule ; w <- update(w, dE/dw)
+(2)  stop at the largest number of epochs, or when an epoch's mean training loss is at or below the expected value [T1]
+
+Nothing here differentiates automatically: `train_step` calls the hand-written backward functions.
+Tests: tests/test_training.py.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .errors import InputError
+from .layers.base import Layer, Params, Shape
+from .losses import Loss
+from .sgd import Optimizer
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """All that a training run changes: a pytree.
+
+    Attributes:
+        params: the parameters.
+        optimizer: the optimizer's state.
+        key: the key from which shuffling and dropout draw; it stays the same; step and epoch tell draws apart.
+        step: updates made so far.
+        epoch: epochs begun so far.
+    """
+
+    params: Params
+    optimizer: Any
+    key: jax.Array
+    step: jax.Array
+    epoch: jax.Array
+
+
+def init_state(network: Layer, optimizer: Optimizer, key: jax.Array, in_shape: Shape, *, dtype=None) -> TrainState:
+    """The state before the first step: random parameters of `dtype`, JAX's default float unless given.
+
+    Raises:
+        InputError: the layers do not fit the input shape, naming the layer.
+    """
+    init_key, train_key = jax.random.split(key)
+    params = jax.jit(lambda key: network.init(key, in_shape))(init_key)
+    if dtype is not None:
+        params = jax.tree.map(lambda w: w.astype(dtype), params)
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(params, optimizer.init(params), train_key, zero, zero)
+
+
+def gradients(network: Layer, loss: Loss, params: Params, x, labels, *, key=None):
+    """`(grads, E, outputs)` of one batch by the hand-written chain, with `train=True`.
+
+    >>> from jaxcnn.layers.dense import Dense
+    >>> params = {"weight": jnp.zeros((1, 2)), "bias": jnp.zeros(2)}
+    >>> grads, E, outputs = gradients(Dense(2), SoftmaxCrossEntropy(), params, jnp.ones((1, 1)), jnp.array([1]))
+    >>> print(grads["bias"])
+    [ 0.5 -0.5]
+    """
+    outputs, residuals = network.forward(params, x, train=True, key=key)
+    E, loss_residuals = loss.forward(outputs, labels)
+    _, grads = network.backward(residuals, loss.backward(loss_residuals))
+    return grads, E, outputs
+
+
+def _step(network, loss, optimizer, state, x, labels):
+    _, drawing = jax.random.split(state.key)
+    key = jax.random.fold_in(drawing, state.step)
+    grads, E, outputs = gradients(network, loss, state.params, x, labels, key=key)
+    params, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+    metrics = {"loss": E, "correct": (outputs.argmax(axis=-1) == labels).sum()}
+    return TrainState(params, optimizer_state, state.key, state.step + 1, state.epoch), metrics
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def train_step(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainState, x, labels):
+    """One update (1).
+
+    Args:
+        network, loss, optimizer: specs; static.
+        state: from `init_state` or an earlier step.
+        x: (B, ...), a batch of the parameters' dtype.
+        labels: (B,) integers.
+
+    Returns:
+        `(state, metrics)`: "loss" is E before the update, "correct" the number of samples classified right.
+    """
+    return _step(network, loss, optimizer, state, x, labels)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 6))
+def train_epoch(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainState, images, labels, batch_size: int):
+    """One epoch as one compiled scan over shuffled batches, with the data on the device.
+
+    The remainder of len(images) / batch_size is left out, other samples in every epoch.
+
+    Args:
+        network, loss, optimizer: specs; static.
+        state: from `init_state` or an earlier epoch.
+        images: (N, ...) of the parameters' dtype.
+        labels: (N,) integers.
+        batch_size: samples per update; static.
+
+    Returns:
+        `(state, metrics)`: the metrics of every step, arrays (N // batch_size,).
+
+    Raises:
+        InputError: the batch size is not between 1 and N.
+    """
+    state = TrainState(state.params, state.optimizer, state.key, state.step, state.epoch + 1)
+    order = epoch_order(state.key, state.epoch, len(images), batch_size)
+
+    def body(state, chosen):
+        return _step(network, loss, optimizer, state, images[chosen], labels[chosen])
+
+    return lax.scan(body, state, order)
+
+
+def epoch_order(key: jax.Array, epoch, count: int, batch_size: int) -> jax.Array:
+    """Indices of the samples in each batch of an epoch: (count // batch_size, batch_size), no index twice.
+
+    Raises:
+        InputError: the batch size is not between 1 and `count`.
+    """
+    if not 1 <= batch_size <= count:
+        raise InputError(f"batch_size is {batch_size} but must be from 1 to {count}, the number of training samples")
+    shuffling, _ = jax.random.split(key)
+    order = jax.random.permutation(jax.random.fold_in(shuffling, epoch), count)
+    return order[: count // batch_size * batch_size].reshape(-1, batch_size)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` measures: mean loss, accuracy as a fraction, confusion[true, predicted] and the predictions."""
+
+    loss: float
+    accuracy: float
+    confusion: np.ndarray
+    predictions: np.ndarray
+
+
+def evaluate(network: Layer, loss: Loss, params: Params, images, labels, *, batch_size: int = 512) -> Evaluation:
+    """Loss and accuracy over all samples, in batches, without dropout.
+
+    Args:
+        network, loss: specs.
+        params: the parameters.
+        images: (N, ...) of the parameters' dtype.
+        labels: (N,) integers below the number of outputs.
+        batch_size: samples computed at a time.
+
+    Raises:
+        InputError: the images do not fit the network, or a label is no output.
+    """
+    labels = np.asarray(labels)
+    total, predictions, classes = 0.0, [], 1
+    for start in range(0, len(images), batch_size):
+        batch = slice(start, start + batch_size)
+        outputs, E = _outputs(network, loss, params, images[batch], labels[batch])
+        total += float(E) * outputs.shape[0]
+        predictions.append(np.asarray(outputs.argmax(axis=-1)))
+        classes = outputs.shape[1]
+    if labels.min(initial=0) < 0 or labels.max(initial=0) >= classes:
+        raise InputError(f"labels go from {labels.min()} to {labels.max()} but the network has {classes} outputs")
+    predicted = np.concatenate(predictions)
+    confusion = np.zeros((classes, classes), int)
+    np.add.at(confusion, (labels, predicted), 1)
+    return Evaluation(total / len(labels), float((predicted == labels).mean()), confusion, predicted)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _outputs(network, loss, params, images, labels):
+    outputs, _ = network.forward(params, images)
+    return outputs, loss.forward(outputs, labels)[0]
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss became NaN or infinite; `state` holds the last parameters whose loss was finite.
+
+    Attributes:
+        step: the step, counted from 1, whose loss was not finite.
+        state: the state before the step before it (the given one if the very first step failed).
+        history: the epochs that were finished.
+    """
+
+    def __init__(self, loss: float, step: int, state: TrainState, history: list[dict]):
+        kept = int(state.step)
+        super().__init__(
+            f"the loss became {loss} at step {step}; the parameters after step {kept} were kept: "
+            "a smaller learning rate may help"
+        )
+        self.step, self.state, self.history = step, state, history
+
+
+def fit(
+    network: Layer,
+    loss: Loss,
+    optimizer: Optimizer,
+    state: TrainState,
+    images,
+    labels,
+    *,
+    batch_size: int,
+    epochs: int,
+    target_error: float | None = None,
+    test: tuple[Any, Any] | None = None,
+    on_epoch: Callable[[TrainState, dict], None] = lambda state, metrics: None,
+) -> tuple[TrainState, list[dict]]:
+    """Train until a stopping rule of [T1] holds (2).
+
+    Args:
+        network, loss, optimizer: specs.
+        state: from `init_state`.
+        images: (N, ...); they are cast to the parameters' dtype.
+        labels: (N,) integers.
+        batch_size: samples per update, from 1 to N.
+        epochs: largest number of epochs, at least 1.
+        target_error: stop after an epoch whose mean training loss is at or below it; None: never.
+        test: images and labels to evaluate after every epoch, or None.
+        on_epoch: called after every epoch with the state and the epoch's metrics.
+
+    Returns:
+        `(state, history)`: one dict for each epoch with "epoch", "step", "loss", "accuracy" (means over the epoch's
+        steps, before each update) and, with `test`, "test_loss" and "test_accuracy".
+
+    Raises:
+        InputError: an argument is out of range or does not fit.
+        NonFiniteLoss: the loss became NaN or infinite.
+
+    >>> from jaxcnn.layers.dense import Dense
+    >>> from jaxcnn.sgd import SGD
+    >>> x, labels = jnp.eye(4), jnp.arange(4)
+    >>> optimizer = SGD(1.0)
+    >>> state = init_state(Dense(4), optimizer, jax.random.key(0), (4,))
+    >>> state, history = fit(Dense(4), SoftmaxCrossEntropy(), optimizer, state, x, labels,
+    ...                      batch_size=2, epochs=100, target_error=0.1)
+    >>> history[-1]["loss"] <= 0.1 < history[-2]["loss"], history[-1]["accuracy"]
+    (True, 1.0)
+    """
+    if not (isinstance(epochs, int) and epochs >= 1):
+        raise InputError(f"epochs is {epochs!r} but must be an int of at least 1")
+    if target_error is not None and not (math.isfinite(target_error) and target_error >= 0):
+        raise InputError(f"target_error is {target_error!r} but must be a finite number of at least 0")
+    dtype = jax.tree.leaves(state.params)[0].dtype
+    images, labels = jnp.asarray(images, dtype), jnp.asarray(labels)
+    if test is not None:
+        test = jnp.asarray(test[0], dtype), test[1]
+    history, starts = [], [state]
+    for _ in range(epochs):
+        state, metrics = train_epoch(network, loss, optimizer, state, images, labels, batch_size)
+        losses, correct = np.asarray(metrics["loss"], float), np.asarray(metrics["correct"])
+        bad = _first_bad_step(starts[-1], losses, state)
+        if bad is not None:
+            until = max(bad - 2, int(starts[0].step))
+            state = next(start for start in reversed(starts) if int(start.step) <= until)
+            for chosen in epoch_order(state.key, state.epoch + 1, len(images), batch_size)[: until - int(state.step)]:
+                state, _ = train_step(network, loss, optimizer, state, images[chosen], labels[chosen])
+            value = dict(enumerate(losses, int(starts[-1].step) + 1)).get(bad, math.nan)
+            raise NonFiniteLoss(float(value), bad, state, history)
+        starts = [starts[-1], state]
+        epoch = {
+            "epoch": int(state.epoch),
+            "step": int(state.step),
+            "loss": float(losses.mean()),
+            "accuracy": float(correct.sum() / (len(losses) * batch_size)),
+        }
+        if test is not None:
+            measured = evaluate(network, loss, state.params, *test)
+            epoch |= {"test_loss": measured.loss, "test_accuracy": measured.accuracy}
+        history.append(epoch)
+        on_epoch(state, epoch)
+        if target_error is not None and epoch["loss"] <= target_error:
+            break
+    return state, history
+
+
+def _first_bad_step(start, losses, state):
+    """The number of the first step whose loss is not finite; the next step's if only the last update went wrong."""
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if bad.size:
+        return int(start.step) + 1 + int(bad[0])
+    finite = all(bool(jnp.isfinite(w).all()) for w in jax.tree.leaves(state.params))
+    return None if finite else int(state.step) + 1

@@ -1,0 +1,180 @@
+"""Every operation, described once: its three functions and the cases that every generic check runs over.
+
+The probes are random and asymmetric: sizes differ along every axis, so that a flip or a transposition shows.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from .. import losses
+from ..errors import InputError
+from ..geometry import resolve
+from ..layers import activation, conv, dense, dropout, pool, reshape
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How one argument is drawn.
+
+    Kinds: "normal" is N(0, 1); "apart" holds distinct values at least 0.02 apart and 0.01 from zero, for operations
+    with kinks; "probabilities" are positive rows that sum to one; "labels" are integers below `classes`; "key" is a
+    key of `jax.random.key`.
+    """
+
+    shape: tuple[int, ...] = ()
+    kind: str = "normal"
+    classes: int = 0
+
+    def __call__(self, rng: np.random.Generator):
+        if self.kind == "normal":
+            return rng.standard_normal(self.shape)
+        if self.kind == "apart":
+            count = math.prod(self.shape)
+            return (rng.permutation(count) - count // 2 + 0.5).reshape(self.shape) * max(0.02, 4 / count)
+        if self.kind == "probabilities":
+            return rng.dirichlet(np.ones(self.shape[-1]), self.shape[:-1])
+        if self.kind == "labels":
+            return rng.integers(0, self.classes, self.shape).astype(np.int32)
+        return jax.random.key(int(rng.integers(2**31)))
+
+
+@dataclass(frozen=True)
+class Case:
+    """Arguments of one call: arrays drawn as `args` says (None stays None), static keyword arguments `hyper`.
+
+    `terms` is the number of products in the longest sum that the value or a gradient needs: the tolerances follow
+    from it.
+    """
+
+    args: tuple[Draw | None, ...]
+    hyper: dict[str, Any] = field(default_factory=dict)
+    terms: int = 1
+
+    def draw(self, seed: int) -> list:
+        """The arguments, float64 NumPy arrays where they are floating point."""
+        rng = np.random.default_rng(seed)
+        return [None if spec is None else spec(rng) for spec in self.args]
+
+    def __str__(self):
+        drawn = ["None" if spec is None else f"{spec.kind}{spec.shape}" for spec in self.args]
+        return ", ".join(drawn + [f"{name}={value}" for name, value in self.hyper.items()])
+
+
+@dataclass(frozen=True)
+class Operation:
+    """`op`, `op_forward`, `op_backward`, the names of its array arguments and its cases."""
+
+    op: Callable
+    forward: Callable
+    backward: Callable
+    arguments: tuple[str, ...]
+    cases: tuple[Case, ...]
+
+
+def find(name: str) -> Operation:
+    """The operation called `name`.
+
+    Raises:
+        InputError: no operation has this name.
+
+    >>> find("relu").arguments
+    ('u',)
+    """
+    if name not in OPERATIONS:
+        raise InputError(f"op is {name!r} but must be one of {', '.join(OPERATIONS)}")
+    return OPERATIONS[name]
+
+
+def _operation(module, name, arguments, cases):
+    op, forward, backward = (getattr(module, name + suffix) for suffix in ("", "_forward", "_backward"))
+    return Operation(op, forward, backward, tuple(arguments.split()), tuple(cases))
+
+
+def _conv(x, weight, bias=True, **hyper):
+    window = resolve("conv2d", x[1:3], weight[:2], **{k: v for k, v in hyper.items() if k != "groups"})
+    U, V, I, O = weight
+    terms = max(U * V * I, U * V * O // hyper.get("groups", 1), x[0] * math.prod(window.output))
+    return Case((Draw(x), Draw(weight), Draw(weight[3:]) if bias else None), hyper, terms)
+
+
+CONV_CASES = (
+    _conv((2, 7, 5, 3), (3, 2, 3, 4)),
+    _conv((1, 3, 3, 1), (2, 2, 1, 1), bias=False),
+    _conv((2, 7, 8, 3), (3, 2, 3, 4), stride=(2, 3)),
+    _conv((2, 7, 5, 2), (3, 2, 2, 3), stride=2, padding=((1, 0), (0, 2))),
+    _conv((2, 6, 5, 2), (2, 4, 2, 3), padding="SAME"),
+    _conv((2, 7, 6, 2), (3, 4, 2, 3), stride=(3, 2), padding="SAME"),
+    _conv((2, 8, 7, 2), (3, 2, 2, 3), padding=1, dilation=(2, 3)),
+    _conv((2, 9, 8, 2), (2, 3, 2, 3), stride=(2, 3), padding=((2, 1), (0, 1)), dilation=(3, 2)),
+    _conv((2, 6, 5, 4), (3, 2, 2, 6), groups=2),
+    _conv((2, 8, 7, 6), (3, 2, 2, 9), stride=(2, 1), padding=((0, 1), (2, 1)), dilation=(1, 2), groups=3),
+    _conv((2, 6, 5, 3), (3, 2, 1, 6), padding=1, groups=3),
+    _conv((2, 8, 7, 2), (2, 1, 2, 3), stride=(3, 2)),
+    _conv((2, 5, 4, 3), (1, 1, 3, 2), stride=(2, 1)),
+    _conv((2, 4, 3, 2), (3, 2, 2, 3), padding=((2, 2), (1, 1))),
+    _conv((2, 4, 5, 2), (4, 5, 2, 3)),
+    _conv((1, 4, 3, 1), (1, 2, 1, 2), padding=((3, 1), (2, 2)), stride=2),
+)
+
+
+def _pool_cases(kind):
+    def case(shape, **hyper):
+        return Case((Draw(shape, kind),), hyper, math.prod(shape[1:3]))
+
+    return (
+        case((2, 6, 4, 3), window_size=2),
+        case((2, 7, 5, 3), window_size=(3, 2), stride=1),
+        case((2, 7, 5, 3), window_size=(2, 3)),
+        case((2, 7, 6, 2), window_size=3, stride=2, padding=1),
+        case((2, 5, 8, 2), window_size=(3, 4), stride=(1, 3), padding=((0, 2), (3, 1))),
+        case((2, 7, 6, 2), window_size=(3, 2), stride=2, padding="SAME"),
+        case((2, 7, 8, 2), window_size=(2, 1), stride=(3, 2)),
+        case((1, 5, 4, 1), window_size=(5, 4)),
+    )
+
+
+def _pointwise(*shapes, kind="normal"):
+    return [Case((Draw(shape, kind),)) for shape in shapes]
+
+
+def _loss_cases(second_kinds):
+    return [
+        Case((Draw((5, 4)), Draw((5,) if kind == "labels" else (5, 4), kind, 4)), {"reduction": reduction}, 20)
+        for kind in second_kinds
+        for reduction in ("mean", "sum")
+    ]
+
+
+OPERATIONS = {
+    "conv2d": _operation(conv, "conv2d", "x weight bias", CONV_CASES),
+    "max_pool2d": _operation(pool, "max_pool2d", "x", _pool_cases("apart")),
+    "avg_pool2d": _operation(pool, "avg_pool2d", "x", _pool_cases("normal")),
+    "dense": _operation(
+        dense,
+        "dense",
+        "x weight bias",
+        [
+            Case((Draw((5, 7)), Draw((7, 3)), Draw((3,))), terms=7),
+            Case((Draw((1, 4)), Draw((4, 6)), None), terms=6),
+        ],
+    ),
+    "relu": _operation(activation, "relu", "u", _pointwise((2, 5, 3, 4), (7,), kind="apart")),
+    "sigmoid": _operation(activation, "sigmoid", "u", _pointwise((2, 5, 3, 4), (7,))),
+    "tanh": _operation(activation, "tanh", "u", _pointwise((2, 5, 3, 4), (7,))),
+    "softmax": _operation(
+        activation, "softmax", "u", [Case((Draw((5, 4)),), terms=4), Case((Draw((2, 3, 6)),), terms=6)]
+    ),
+    "flatten": _operation(reshape, "flatten", "x", _pointwise((2, 5, 3, 4), (3, 2))),
+    "dropout": _operation(
+        dropout, "dropout", "x key", [Case((Draw((4, 5, 3)), Draw(kind="key")), {"rate": r}) for r in (0.0, 0.3, 0.9)]
+    ),
+    "squared_error": _operation(losses, "squared_error", "outputs targets", _loss_cases(["normal"])),
+    "softmax_cross_entropy": _operation(
+        losses, "softmax_cross_entropy", "logits labels", _loss_cases(["labels", "probabilities", "normal"])
+    ),
+}

@@ -1,0 +1,66 @@
+"""Activations [A1, A2, A3] and softmax [A4] with their backward, [B12] for softmax."""
+
+import math
+
+import numpy as np
+
+
+def relu_forward(u):
+    """max(u, 0)."""
+    return _each(lambda a: a if a > 0 else 0.0, u), u
+
+
+def relu_backward(u, dy):
+    """dy 1[u > 0]."""
+    return (_each(lambda a, d: d if a > 0 else 0.0, u, dy),)
+
+
+def sigmoid_forward(u):
+    """1 / (1 + e^-u)."""
+    return _each(_sigmoid, u), u
+
+
+def sigmoid_backward(u, dy):
+    """dy f(u) (1 - f(u))."""
+    return (_each(lambda a, d: d * _sigmoid(a) * (1 - _sigmoid(a)), u, dy),)
+
+
+def tanh_forward(u):
+    """tanh u."""
+    return _each(math.tanh, u), u
+
+
+def tanh_backward(u, dy):
+    """dy (1 - f(u)^2)."""
+    return (_each(lambda a, d: d * (1 - math.tanh(a) ** 2), u, dy),)
+
+
+def softmax_forward(u):
+    """e^{u_i} / sum_j e^{u_j} along the last axis."""
+    y = np.zeros(u.shape)
+    for row in np.ndindex(u.shape[:-1]):
+        largest = max(u[row])
+        total = sum(math.exp(a - largest) for a in u[row])
+        for i in range(u.shape[-1]):
+            y[(*row, i)] = math.exp(u[(*row, i)] - largest) / total
+    return y, y
+
+
+def softmax_backward(y, dy):
+    """du_i = sum_k dy_k dy_k/du_i with dy_k/du_i = y_k ([k = i] - y_i)."""
+    du = np.zeros(y.shape)
+    for row in np.ndindex(y.shape[:-1]):
+        for i, k in np.ndindex(y.shape[-1], y.shape[-1]):
+            du[(*row, i)] += dy[(*row, k)] * y[(*row, k)] * ((1 if k == i else 0) - y[(*row, i)])
+    return (du,)
+
+
+def _sigmoid(a):
+    return 1 / (1 + math.exp(-a))
+
+
+def _each(f, *arrays):
+    result = np.zeros(arrays[0].shape)
+    for index in np.ndindex(result.shape):
+        result[index] = f(*(array[index] for array in arrays))
+    return result

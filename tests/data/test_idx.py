@@ -1,0 +1,85 @@
+import gzip
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxcnn import InputError, data
+
+FASHION = Path(os.environ.get("JAXCNN_FASHION_MNIST", Path(__file__).parents[3] / "shared/data/fashion-mnist"))
+
+
+def idx(array, magic=8):
+    return bytes((0, 0, magic, array.ndim)) + np.array(array.shape, ">u4").tobytes() + array.astype(np.uint8).tobytes()
+
+
+@pytest.fixture
+def folder(tmp_path, rng):
+    """A small data set in MNIST's format; two of the four files are compressed."""
+    for prefix, count in (("train", 30), ("t10k", 12)):
+        (tmp_path / f"{prefix}-images-idx3-ubyte").write_bytes(idx(rng.integers(0, 256, (count, 5, 4))))
+        labels = gzip.compress(idx(np.arange(count) % 3))
+        (tmp_path / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(labels)
+    return tmp_path
+
+
+def test_it_is_read(folder):
+    dataset = data.load(str(folder))
+    assert dataset.in_shape == (5, 4, 1)
+    assert dataset.classes == ("0", "1", "2")
+    assert dataset.train_images.dtype == np.float32
+    assert dataset.train_images.max() <= 1
+    raw = (folder / "train-images-idx3-ubyte").read_bytes()
+    np.testing.assert_array_equal(np.rint(dataset.train_images[0, :, :, 0] * 255).ravel(), list(raw[16:36]))
+    assert dataset.test_labels.tolist() == [0, 1, 2] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("train-images-idx3-ubyte", lambda b: b[:-1], "holds 599 entries but its header says 30x5x4"),
+        ("train-images-idx3-ubyte", lambda b: b + b"x", "holds 601 entries but its header says 30x5x4"),
+        ("train-images-idx3-ubyte", lambda b: b"", "starts with the bytes of an empty file but an IDX file of 3 dim"),
+        ("train-images-idx3-ubyte", lambda b: b"\x89PNG" + b, "starts with the bytes 89 50 4e 47 but an IDX file of 3"),
+        ("train-images-idx3-ubyte", lambda b: b[:10], "starts with the bytes 00 00 08 03 but"),
+        ("train-labels-idx1-ubyte.gz", lambda b: b[:-9], "cannot be read"),
+        ("train-labels-idx1-ubyte.gz", lambda b: b"no gzip", "cannot be read"),
+        (
+            "train-labels-idx1-ubyte.gz",
+            lambda b: gzip.compress(idx(np.zeros((30, 5, 4)))),
+            "must start with 00 00 08 01",
+        ),
+        ("train-labels-idx1-ubyte.gz", lambda b: gzip.compress(idx(np.arange(29) % 3)), "has 30 images but 29 labels"),
+        (
+            "t10k-labels-idx1-ubyte.gz",
+            lambda b: gzip.compress(idx(np.full(12, 7))),
+            "a test label is 7 but the training",
+        ),
+        ("t10k-images-idx3-ubyte", lambda b: idx(np.zeros((12, 4, 4))), "they must have one shape"),
+        ("t10k-images-idx3-ubyte", lambda b: idx(np.zeros((0, 5, 4))), "must hold at least one entry"),
+    ],
+)
+def test_bad_files_get_one_sentence(folder, name, change, message):
+    path = folder / name
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(InputError) as error:
+        data.load(str(folder))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_or_folder_is_named(folder):
+    (folder / "t10k-images-idx3-ubyte").unlink()
+    with pytest.raises(InputError, match="t10k-images-idx3-ubyte: is missing, with and without .gz"):
+        data.load(str(folder))
+    with pytest.raises(InputError, match="data is 'nowhere' but must be \"digits\" or a folder"):
+        data.load("nowhere")
+
+
+@pytest.mark.skipif(not FASHION.is_dir(), reason=f"no Fashion-MNIST in {FASHION}; JAXCNN_FASHION_MNIST names another")
+def test_fashion_mnist():
+    dataset = data.load(str(FASHION))
+    assert dataset.train_images.shape == (60000, 28, 28, 1)
+    assert dataset.test_images.shape == (10000, 28, 28, 1)
+    assert np.bincount(dataset.train_labels).tolist() == [6000] * 10

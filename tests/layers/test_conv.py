@@ -1,0 +1,134 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn import Conv2d, InputError, conv2d, conv2d_backward, conv2d_forward
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_nine_equations_of_d3(rng):
+    """[B3]: P 3x3, K 2x2, C 2x2, written out entry by entry."""
+    P, K, dC = rng.standard_normal((3, 3)), rng.standard_normal((2, 2)), rng.standard_normal((2, 2))
+    (K1, K2), (K3, K4) = K
+    (C1, C2), (C3, C4) = dC
+    expected = [
+        [C1 * K1, C1 * K2 + C2 * K1, C2 * K2],
+        [C1 * K3 + C3 * K1, C1 * K4 + C2 * K3 + C3 * K2 + C4 * K1, C2 * K4 + C4 * K2],
+        [C3 * K3, C3 * K4 + C4 * K3, C4 * K4],
+    ]
+    _, residuals = conv2d_forward(P.reshape(1, 3, 3, 1), K.reshape(2, 2, 1, 1))
+    dP, _, dbias = conv2d_backward(residuals, jnp.asarray(dC).reshape(1, 2, 2, 1))
+    np.testing.assert_allclose(dP[0, :, :, 0], expected, rtol=1e-14)
+    assert dbias is None
+
+
+@pytest.mark.usefixtures("float64")
+def test_b3_as_written_zero_pad_and_correlate_with_the_rotated_kernel(rng):
+    x, weight = rng.standard_normal((1, 5, 6, 1)), rng.standard_normal((3, 2, 1, 1))
+    dy = rng.standard_normal((1, 3, 5, 1))
+    padded, rotated = np.pad(dy[0, :, :, 0], ((2, 2), (1, 1))), np.rot90(weight[:, :, 0, 0], 2)
+    expected = [[(padded[i : i + 3, j : j + 2] * rotated).sum() for j in range(6)] for i in range(5)]
+    dx, _, _ = conv2d_backward(conv2d_forward(x, weight)[1], dy)
+    np.testing.assert_allclose(dx[0, :, :, 0], expected, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("float64")
+def test_b7_as_written_the_error_is_the_kernel(rng):
+    x, dy = rng.standard_normal((1, 5, 6, 1)), rng.standard_normal((1, 3, 5, 1))
+    _, dweight, _ = conv2d_backward(conv2d_forward(x, np.ones((3, 2, 1, 1)))[1], dy)
+    expected = conv2d(jnp.asarray(x), jnp.asarray(dy).transpose(1, 2, 0, 3))
+    np.testing.assert_allclose(dweight[:, :, 0, 0], expected[0, :, :, 0], rtol=1e-12)
+
+
+def test_the_forward_pass_is_cross_correlation():
+    x = jnp.zeros((1, 3, 3, 1)).at[0, 1, 1, 0].set(1.0)
+    kernel = jnp.arange(9.0).reshape(3, 3, 1, 1)
+    np.testing.assert_array_equal(conv2d(x, kernel, padding=1)[0, :, :, 0], kernel[::-1, ::-1, 0, 0])
+
+
+def test_int_and_pair_arguments_agree(rng):
+    x, w = rng.standard_normal((2, 7, 8, 3)).astype("f"), rng.standard_normal((3, 3, 3, 2)).astype("f")
+    one = conv2d(x, w, stride=2, padding=1, dilation=2)
+    two = conv2d(x, w, stride=(2, 2), padding=((1, 1), (1, 1)), dilation=(2, 2))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_every_convolution_has_canonical_labels_so_that_scans_are_fast():
+    """XLA on CPU runs other labels naively inside loops."""
+    x, w = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 2, 6))
+
+    def step(w):
+        return jax.vjp(lambda x, w: conv2d(x, w, stride=2, padding=1, groups=2), x, w)[1](jnp.ones((2, 4, 4, 6)))
+
+    text = jax.jit(step).lower(w).as_text()
+    lines = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert len(lines) == 2
+    assert all("[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]" in line for line in lines)
+
+
+ONES = jnp.ones
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: conv2d(ONES((2, 7, 5, 4)), ONES((3, 2, 3, 4))),
+            "conv2d: weight has 3 input channels but x has 4 (x shape (2, 7, 5, 4))",
+        ),
+        (
+            lambda: conv2d(ONES((2, 7, 5, 4)), ONES((3, 2, 4, 4)), groups=2),
+            "conv2d: weight has 4 input channels in each of 2 groups but x has 4 (x shape (2, 7, 5, 4))",
+        ),
+        (
+            lambda: conv2d(ONES((2, 7, 5, 4)), ONES((3, 2, 4, 4)), groups=3),
+            "conv2d: groups is 3 but must be an int that divides the 4 input and the 4 output channels",
+        ),
+        (
+            lambda: conv2d(ONES((7, 5, 4)), ONES((3, 2, 4, 4))),
+            "conv2d: x has shape (7, 5, 4) but must have 4 dimensions",
+        ),
+        (
+            lambda: conv2d(ONES((2, 7, 5, 4)), ONES((3, 2, 4))),
+            "conv2d: weight has shape (3, 2, 4) but must have 4 dimensions (height, width, in, out)",
+        ),
+        (
+            lambda: conv2d(ONES((2, 7, 5, 4)), ONES((3, 2, 4, 4)), ONES((3,))),
+            "conv2d: bias has shape (3,) but must have shape (4,)",
+        ),
+        (
+            lambda: conv2d(ONES((2, 7, 5, 4)), ONES((3, 2, 4, 4), jnp.bfloat16)),
+            "conv2d: weight is bfloat16 but x is float32; they must have one dtype",
+        ),
+        (
+            lambda: conv2d(ONES((2, 7, 5, 4), jnp.int32), ONES((3, 2, 4, 4))),
+            "conv2d: x is of type int32 but must be a floating-point array",
+        ),
+        (
+            lambda: conv2d_backward(conv2d_forward(ONES((2, 7, 5, 4)), ONES((3, 2, 4, 4)))[1], ONES((2, 5, 4, 3))),
+            "conv2d_backward: dy has shape (2, 5, 4, 3) but must have shape (2, 5, 4, 4)",
+        ),
+        (
+            lambda: Conv2d(4, 3, initializer="zeros").init(jax.random.key(0), (8, 8, 1)),
+            "initializer is 'zeros' but must be one of glorot_uniform, he_normal",
+        ),
+        (
+            lambda: Conv2d(4, 3).init(jax.random.key(0), (64,)),
+            "conv2d: the input has shape (64,) but must have shape (height, width, channels)",
+        ),
+    ],
+)
+def test_errors_are_one_sentence(call, message):
+    with pytest.raises(InputError) as error:
+        call()
+    assert str(error.value) == message
+
+
+def test_the_spec_counts_and_initialises():
+    layer = Conv2d(6, (5, 3), groups=2, bias=False)
+    params = layer.init(jax.random.key(0), (9, 9, 4))
+    assert {name: w.shape for name, w in params.items()} == {"weight": (5, 3, 2, 6)}
+    assert layer.output_shape((9, 9, 4)) == (5, 7, 6)
+    assert layer.multiply_adds((9, 9, 4)) == 5 * 7 * 6 * 5 * 3 * 2
+    assert hash(layer) == hash(Conv2d(6, (5, 3), groups=2, bias=False))

@@ -1,0 +1,81 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn import SGD, Dense, InputError, Optax, Sequential, SoftmaxCrossEntropy, checkpoint, init_state, train_step
+from jaxcnn.layers.activation import ReLU
+
+NETWORK = Sequential((Sequential((Dense(4), ReLU())), Dense(3)))
+X, LABELS = jnp.arange(10.0).reshape(2, 5) / 10, jnp.array([0, 2])
+
+
+def trained(optimizer, dtype=None):
+    state = init_state(NETWORK, optimizer, jax.random.key(7), (5,), dtype=dtype)
+    x = X.astype(dtype or float)
+    return train_step(NETWORK, SoftmaxCrossEntropy(), optimizer, state, x, LABELS)[0]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float64])
+def test_parameters_and_spec_come_back_bit_for_bit(tmp_path, dtype):
+    with jax.enable_x64(dtype == jnp.float64):
+        state = trained(SGD(0.1, momentum=0.9), dtype)
+        checkpoint.save(tmp_path / "a.safetensors", NETWORK, state, {"classes": ["a", "b"]})
+    saved = checkpoint.load(tmp_path / "a.safetensors")
+    assert saved.network == NETWORK
+    assert saved.info == {"classes": ["a", "b"]}
+    assert jax.tree.structure(saved.params) == jax.tree.structure(state.params)
+    for a, b in zip(jax.tree.leaves(saved.params), jax.tree.leaves(state.params), strict=True):
+        assert a.dtype == b.dtype == dtype
+        np.testing.assert_array_equal(a, np.asarray(b))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_training_goes_on_where_it_stopped(tmp_path):
+    optax = pytest.importorskip("optax")
+    for optimizer in (SGD(0.1, momentum=0.9), Optax(optax.adam(1e-2))):
+        state = trained(optimizer)
+        checkpoint.save(tmp_path / "a.safetensors", NETWORK, state, {})
+        fresh = init_state(NETWORK, optimizer, jax.random.key(0), (5,))
+        again = checkpoint.load_state(tmp_path / "a.safetensors", like=fresh)
+        assert int(again.step) == 1
+        one, _ = train_step(NETWORK, SoftmaxCrossEntropy(), optimizer, state, X, LABELS)
+        two, _ = train_step(NETWORK, SoftmaxCrossEntropy(), optimizer, again, X, LABELS)
+        jax.tree.map(np.testing.assert_array_equal, one.params, two.params)
+        assert jax.random.key_data(one.key).tolist() == jax.random.key_data(two.key).tolist()
+
+
+def test_a_file_of_another_optimizer_is_refused(tmp_path):
+    checkpoint.save(tmp_path / "a.safetensors", NETWORK, trained(SGD(0.1)), {})
+    other = init_state(NETWORK, SGD(0.1, momentum=0.9), jax.random.key(0), (5,))
+    with pytest.raises(InputError, match="holds other arrays than this network and optimizer have"):
+        checkpoint.load_state(tmp_path / "a.safetensors", like=other)
+
+
+def test_bad_files_get_one_sentence(tmp_path):
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(InputError, match=r"a.safetensors: cannot be read \(No such file or directory\)"):
+        checkpoint.load(path)
+    checkpoint.save(path, NETWORK, trained(SGD(0.1)), {})
+    whole = path.read_bytes()
+    for content in (b"", b"junk" * 20, whole[: len(whole) // 2], whole[:-1]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="a.safetensors: is corrupt"):
+            checkpoint.load(path)
+
+
+def test_a_file_of_somebody_else_is_refused(tmp_path):
+    from safetensors.numpy import save_file
+
+    save_file({"w": np.ones(3)}, tmp_path / "b.safetensors")
+    with pytest.raises(InputError, match="has the format None but must have 'jaxcnn 1'"):
+        checkpoint.load(tmp_path / "b.safetensors")
+
+
+def test_the_info_must_be_json(tmp_path):
+    with pytest.raises(TypeError):
+        checkpoint.save(tmp_path / "c.safetensors", NETWORK, trained(SGD(0.1)), {"a": object()})
+    assert not list(tmp_path.iterdir())
+    assert json.loads("{}") == {}

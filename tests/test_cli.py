@@ -1,0 +1,225 @@
+"""The commands as a user meets them: what they print, what they write, how they fail."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxcnn import cli, commands, models, training
+from jaxcnn.data import Dataset
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*arguments):
+    """The exit status of `jaxcnn ARGUMENTS`."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([str(argument) for argument in arguments])
+    return stopped.value.code
+
+
+def test_train_then_evaluate(capsys):
+    assert run("train", "--epochs", 3, "--json") == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert result["run"] == "runs/digits-0001"
+    assert result["accuracy"] > 0.8
+    assert result["steps"] == 3 * (1437 // 32)
+    assert result["gradient_check"] < 1e-10
+    assert "gradient check: hand-written backward = jax.grad of the plain forward" in err
+    assert "Confusion: rows are the true class" in err
+    assert "misclassified" in err
+
+    folder = Path("runs/digits-0001")
+    files = {"model.safetensors", "metrics.jsonl", "config.json", "curves.png", "kernels.png"}
+    assert {file.name for file in folder.iterdir()} == files
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert lines[-1]["test_accuracy"] == result["accuracy"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["learning_rate"] == 0.02
+    assert config["network"]["layer"] == "Sequential"
+    for name in ("curves.png", "kernels.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+
+    assert run("evaluate", folder, "--json") == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["accuracy"] == result["accuracy"]
+    assert again["loss"] == pytest.approx(result["loss"], rel=1e-6)
+    assert again["confusion"] == result["confusion"]
+    assert np.array(again["confusion"]).sum() == 360
+
+    assert run("evaluate", folder) == 0
+    assert f"test accuracy {result['accuracy']:.2%}" in capsys.readouterr().out
+
+
+def test_the_next_run_gets_the_next_folder_and_options_reach_the_run(capsys):
+    Path("runs/digits-0001").mkdir(parents=True)
+    arguments = ("--epochs", 50, "--batch-size", 64, "--target-error", 2.2, "--optimizer", "nesterov")
+    assert run("train", *arguments, "--seed", 3, "--loss", "squared-error", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["run"] == "runs/digits-0002"
+    assert result["epochs"] < 50
+    assert result["train_loss"] <= 2.2
+    config = json.loads(Path("runs/digits-0002/config.json").read_text())
+    assert (config["seed"], config["batch_size"], config["loss"]) == (3, 64, "squared-error")
+
+
+@pytest.mark.parametrize(("dtype", "optimizer"), [("bfloat16", "adamw"), ("float64", "adam")])
+def test_dtypes_and_optax_optimizers(capsys, dtype, optimizer):
+    assert run("train", "--epochs", 2, "--dtype", dtype, "--optimizer", optimizer, "--out", "a/b", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["accuracy"] > 0.6
+    assert run("evaluate", "a/b", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == result["accuracy"]
+
+
+def test_a_diverging_run_says_so_and_keeps_the_last_good_parameters(capsys):
+    assert run("train", "--learning-rate", 1e9, "--loss", "squared-error", "--epochs", 2, "--out", "wild") == 1
+    err = capsys.readouterr().err
+    assert "jaxcnn: the loss became" in err
+    assert "at step" in err
+    assert "they are in wild/model.safetensors" in err
+    assert run("evaluate", "wild", "--json") == 0
+    assert np.isfinite(json.loads(capsys.readouterr().out)["loss"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--epochs", 0], "epochs is 0 but must be at least 1"),
+        (["--batch-size", 0], "batch_size is 0 but must be at least 1"),
+        (["--batch-size", 1438], "batch_size is 1438 but must be at most 1437, the number of training images"),
+        (["--learning-rate", -1], "learning_rate is -1.0 but must be finite, at least 0"),
+        (["--learning-rate", "nan"], "learning_rate is nan but must be finite, at least 0"),
+        (["--learning-rate", "inf"], "learning_rate is inf but must be finite, at least 0"),
+        (["--momentum", 1], "momentum is 1.0 but must be at least 0 and below 1"),
+        (["--weight-decay", -0.1], "weight_decay is -0.1 but must be finite, at least 0"),
+        (["--target-error", "nan"], "target_error is nan but must be finite, at least 0"),
+        (["--seed", -1], "seed is -1 but must be at least 0"),
+        (["--model", "resnet"], "model is 'resnet' but must be one of digits, lenet28, cnn28, vgg32"),
+        (["--model", "lenet28"], "layer 'conv2' with input shape (4, 4, 6): conv2d: a window of height 5 does not fit"),
+        (["--data", "nowhere"], "data is 'nowhere' but must be \"digits\" or a folder"),
+        (["--out", "."], "out is '.', which exists; it must be a new folder"),
+        (["--out", "file/run"], "out is 'file/run', which cannot be created"),
+        (["--optimizer", "adam", "--momentum", 0.9], "momentum is 0.9 but adam has none; it must be left out"),
+        (["--optimizer", "adam", "--weight-decay", 0.1], "weight_decay is 0.1 but adam has none"),
+        (["--optimizer", "nesterov", "--momentum", 0], "SGD: nesterov is True but momentum is 0"),
+        (["--optimizer", "lbfgs"], "lbfgs"),
+        (["--epochs", "many"], "'--epochs'"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_bad_input_to_train_gets_one_sentence(capsys, arguments, sentence):
+    Path("file").write_text("")
+    assert run("train", *arguments) == 2
+    err = capsys.readouterr().err
+    lines = [line for line in err.splitlines() if line.startswith("jaxcnn: ")]
+    assert len(lines) == 1
+    assert err.splitlines()[-1] == lines[0]
+    assert sentence in lines[0]
+    assert "Traceback" not in err
+    assert sorted(path.name for path in Path().iterdir()) == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["evaluate", "nowhere"], "run is 'nowhere', which holds no model.safetensors; it must be a folder of jaxcnn"),
+        (["evaluate", "broken"], "broken/model.safetensors: is corrupt"),
+        (["evaluate"], "'run'"),
+        (["summary", "--model", "x"], "model is 'x' but must be one of digits"),
+        (["summary", "--batch-size", 0], "batch_size is 0 but must be at least 1"),
+        (["verify", "--op", "conv3d"], "op is 'conv3d' but must be one of conv2d, max_pool2d"),
+        (["tarin"], "tarin"),
+    ],
+)
+def test_bad_input_to_the_other_commands_gets_one_sentence(capsys, arguments, sentence):
+    Path("broken").mkdir()
+    Path("broken/model.safetensors").write_bytes(b"nothing of the kind")
+    assert run(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("jaxcnn: ")
+    assert err.count("\n") == 1
+    assert sentence in err
+
+
+def test_summary(capsys):
+    assert run("summary", "--model", "lenet28", "--batch-size", 4) == 0
+    assert "conv2      Conv2d(16, 5)" in capsys.readouterr().out
+    assert run("summary", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["layers"]
+    assert sum(row["parameters"] for row in rows) == 53_002
+
+
+def test_verify_prints_the_table_and_exits_by_the_verdict(capsys, monkeypatch):
+    assert run("verify", "--op", "tanh", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["passed"] is True
+    assert {row["oracle"] for row in result["checks"]} >= {"autodiff", "finite differences"}
+
+    import dataclasses
+
+    from jaxcnn.verify import OPERATIONS
+
+    wrong = dataclasses.replace(OPERATIONS["tanh"], backward=lambda y, dy: (dy * (1 - y),))
+    monkeypatch.setitem(OPERATIONS, "tanh", wrong)
+    assert run("verify", "--op", "tanh") == 1
+    assert "FAILED  tanh(" in capsys.readouterr().out
+
+
+def test_help_teaches(capsys):
+    assert run("--help") == 0
+    out = capsys.readouterr().out
+    assert all(command in out for command in ("train", "evaluate", "summary", "verify"))
+    assert run("train", "--help") == 0
+    out = capsys.readouterr().out
+    for flag in ("data", "model", "epochs", "batch-size", "learning-rate", "momentum", "weight-decay", "seed", "loss",
+                 "optimizer", "dtype", "target-error", "out", "json"):  # fmt: skip
+        assert f"--{flag}" in out
+
+
+def test_without_the_extra_the_command_says_what_to_install(tmp_path):
+    script = "import sys; sys.modules['typer'] = None\nfrom jaxcnn.cli import main\nmain(['train'])\n"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.strip() == "jaxcnn: the command line needs more packages: pip install 'jaxcnn[cli]'"
+
+
+def test_data_of_another_shape_is_refused_by_evaluate(capsys, monkeypatch):
+    assert run("train", "--epochs", 1, "--out", "r", "--json") == 0
+    rng = np.random.default_rng(0)
+    other = Dataset(
+        "other", *(a for n in (20, 10) for a in (rng.random((n, 9, 8, 1), np.float32), np.arange(n) % 10)),
+        classes=tuple("0123456789"),
+    )  # fmt: skip
+    monkeypatch.setattr(commands.data, "load", lambda source: other)
+    assert run("evaluate", "r", "--data", "other") == 2
+    assert (
+        "other has images of shape (9, 8, 1) but the network of r was trained on (8, 8, 1)" in capsys.readouterr().err
+    )
+
+
+def test_an_interrupted_run_keeps_what_it_has(capsys, monkeypatch):
+    def interrupted(*args, on_epoch, **kwargs):
+        state = args[3]
+        on_epoch(state, {"epoch": 1, "loss": 1.0, "accuracy": 0.5, "test_loss": 1.0, "test_accuracy": 0.5})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "fit", interrupted)
+    assert run("train", "--out", "half") == 130
+    assert capsys.readouterr().err.strip().endswith("jaxcnn: interrupted")
+    assert run("evaluate", "half", "--json") == 0
+    assert len(Path("half/metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_every_model_has_a_default_data_size():
+    assert commands._model_for((28, 28, 1)) == "lenet28"
+    assert set(models.MODELS) >= {"digits", "lenet28", "cnn28", "vgg32"}

@@ -1,0 +1,69 @@
+"""The documents tell the truth: their tables name what exists, their code runs, their figures are the measured ones."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TAG = re.compile(r"\b([GIFALBT]\d{1,2})\b")
+FORMULAS = (ROOT / "docs/formulas.md").read_text()
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\| [A-Z]\d+ .*$", FORMULAS, re.M)
+]
+
+
+def cited_tags():
+    """Tags in square brackets in the docstrings and comments of the library."""
+    for path in [*(ROOT / "jaxcnn").rglob("*.py"), *(ROOT / "reference").glob("*.py")]:
+        for bracket in re.findall(r"\[([A-Z]\d+(?:, [A-Z]\d+)*)\]", path.read_text()):
+            yield from TAG.findall(bracket)
+
+
+def test_every_cited_tag_has_a_row_and_every_row_is_cited():
+    rows = [row[0] for row in ROWS]
+    assert len(rows) == len(set(rows))
+    assert set(cited_tags()) == set(rows)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_functions_and_tests_of_a_formula_exist(row):
+    tag, _, functions, tests = row
+    for name in re.findall(r"`([^`]+)`", functions):
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute), (tag, name)
+    found = re.findall(r"`([^`]+)`", tests)
+    assert found, tag
+    for test in found:
+        path, _, function = test.partition("::")
+        assert f"def {function}(" in (ROOT / path).read_text(), (tag, test)
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+def test_the_python_in_a_document_runs(document):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.S)
+    assert blocks or document != "README.md"
+    names = {}
+    for block in blocks:
+        exec(compile(block, document, "exec"), names)
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/formulas.md"])
+def test_paths_in_a_document_exist(document):
+    text = (ROOT / document).read_text()
+    paths = re.findall(r"`((?:jaxcnn|reference|tests|docs|benchmarks)/[\w./]*)`", text)
+    paths += re.findall(r"\]\(((?!http)[\w./]+)\)", text)
+    for path in paths:
+        if "family" in path:  # the checklist's placeholder
+            continue
+        assert (ROOT / path).exists(), path
+
+
+def test_the_accuracy_in_the_readme_is_the_committed_one():
+    result = json.loads((ROOT / "benchmarks/results/digits.json").read_text())
+    assert f"{result['median_accuracy']:.2%}" in (ROOT / "README.md").read_text()
+    accuracies = sorted(run["accuracy"] for run in result["runs"])
+    assert [run["seed"] for run in result["runs"]] == [0, 1, 2, 3, 4]
+    assert accuracies[2] == result["median_accuracy"]

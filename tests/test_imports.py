@@ -1,0 +1,92 @@
+"""What imports what: the levels of the architecture, the light import, the independence of the reference."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import jaxcnn
+from jaxcnn.verify import OPERATIONS
+
+ROOT = Path(jaxcnn.__file__).parent
+LEVELS = [
+    {"errors", "rule", "files"},
+    {"geometry", "initializers", "sgd", "data"},
+    {"layers", "losses"},
+    {"network"},
+    {"models"},
+    {"training", "checkpoint"},
+    {"verify", "plots"},
+    {"cli", "commands", "__main__"},
+]
+
+
+def level(module: str) -> int:
+    return next(i for i, names in enumerate(LEVELS) if module in names)
+
+
+def imported_modules(path: Path):
+    """The modules of jaxcnn that the file names, by their first part below the package."""
+    depth = len(path.relative_to(ROOT).parts)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            inside = path.relative_to(ROOT).parts[: depth - node.level]
+            parts = [*inside, *(node.module or "").split(".")]
+            parts = [part for part in parts if part]
+            yield from [parts[0]] if parts else [alias.name for alias in node.names]
+
+
+def test_a_module_imports_only_from_its_level_or_lower():
+    seen = set()
+    for path in ROOT.rglob("*.py"):
+        module = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        if module == "__init__":
+            continue
+        for other in imported_modules(path):
+            if other in {"__version__", module}:
+                continue
+            seen.add((module, other))
+            assert level(other) <= level(module), f"{path} imports {other} from above"
+    assert ("layers", "geometry") in seen
+    assert ("commands", "verify") in seen
+
+
+def test_levels_name_every_module():
+    found = {path.stem for path in ROOT.iterdir() if (path.suffix == ".py" or path.is_dir())}
+    assert found - {"__init__", "__pycache__", "py"} == set().union(*LEVELS)
+
+
+def test_nothing_in_jaxcnn_imports_the_reference_and_the_reference_stays_numpy():
+    for path in ROOT.rglob("*.py"):
+        assert "import reference" not in path.read_text()
+        assert "from reference" not in path.read_text()
+    for path in (ROOT.parent / "reference").glob("*.py"):
+        if path.name != "__main__.py":
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    assert {alias.name for alias in node.names} <= {"numpy", "math"}, path
+                elif isinstance(node, ast.ImportFrom):
+                    assert node.level == 1, path
+
+
+def test_import_is_light_and_leaves_the_configuration_alone():
+    script = """
+import sys, jax
+before = dict(jax.config.values)
+import jaxcnn
+from jaxcnn.verify import OPERATIONS
+assert dict(jax.config.values) == before, "configuration changed"
+heavy = {"typer", "rich", "matplotlib", "safetensors", "sklearn", "optax", "scipy"} & set(sys.modules)
+import subprocess
+base = subprocess.run([sys.executable, "-c", "import sys, jax, jax.numpy, numpy; print(*sys.modules)"],
+                      capture_output=True, text=True, check=True).stdout.split()
+print(*(heavy - set(base)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_everything_exported_is_there():
+    assert all(hasattr(jaxcnn, name) for name in jaxcnn.__all__)
+    for op in OPERATIONS:
+        assert {op, f"{op}_forward", f"{op}_backward"} <= set(jaxcnn.__all__)

@@ -1,0 +1,102 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn import (
+    InputError,
+    SoftmaxCrossEntropy,
+    SquaredError,
+    one_hot,
+    softmax_cross_entropy,
+    softmax_cross_entropy_backward,
+    softmax_cross_entropy_forward,
+    squared_error,
+)
+
+
+def test_the_example_of_d3():
+    """[L2]: scores [2, 3, 4], true class 1: dE/du = p - t = [0.0900, -0.7553, 0.6652]."""
+    E, residuals = softmax_cross_entropy_forward(jnp.array([[2.0, 3, 4]]), jnp.array([1]))
+    dlogits, dlabels = softmax_cross_entropy_backward(residuals, 1.0)
+    assert float(E) == pytest.approx(-np.log(0.24472847), rel=1e-6)
+    np.testing.assert_allclose(dlogits, [[0.0900, -0.7553, 0.6652]], atol=5e-5)
+    assert dlabels is None
+
+
+def test_integer_and_one_hot_labels_agree(rng):
+    u, labels = jnp.asarray(rng.standard_normal((6, 4)), jnp.float32), jnp.array([0, 3, 2, 2, 1, 0])
+    value, grad = jax.value_and_grad(softmax_cross_entropy)(u, labels)
+    value1, grad1 = jax.value_and_grad(softmax_cross_entropy)(u, one_hot(labels, 4))
+    np.testing.assert_allclose(value, value1, rtol=1e-6)
+    np.testing.assert_allclose(grad, grad1, atol=1e-7)
+
+
+def test_targets_that_do_not_sum_to_one():
+    """dE/du = p sum_k t_k - t."""
+    u, t = jnp.array([[0.3, -0.2, 0.9]]), jnp.array([[0.5, 2.0, 0.0]])
+    p = jax.nn.softmax(u)
+    np.testing.assert_allclose(jax.grad(softmax_cross_entropy)(u, t), p * 2.5 - t, atol=1e-6)
+
+
+def test_large_logits_are_safe():
+    value, grad = jax.value_and_grad(softmax_cross_entropy)(jnp.array([[1e4, 0.0, -1e4]]), jnp.array([1]))
+    assert value == 1e4
+    np.testing.assert_array_equal(grad, [[1, -1, 0]])
+
+
+def test_mean_is_the_sum_over_n_and_n_divides_once(rng):
+    u, t = jnp.asarray(rng.standard_normal((5, 3))), jnp.asarray(rng.standard_normal((5, 3)))
+    for loss in (softmax_cross_entropy, squared_error):
+        summed = jax.value_and_grad(lambda u, loss=loss: loss(u, t, reduction="sum"))(u)
+        mean = jax.value_and_grad(lambda u, loss=loss: loss(u, t))(u)
+        np.testing.assert_allclose(summed[0] / 5, mean[0], rtol=1e-6)
+        np.testing.assert_allclose(summed[1] / 5, mean[1], rtol=1e-6)
+
+
+def test_squared_error_is_l1():
+    """E = 1/2 sum (t - y)^2 ; dE/dy = y - t, not t - y as D1 writes."""
+    y, t = jnp.array([[1.0, 3.0]]), jnp.array([[0.0, 1.0]])
+    assert squared_error(y, t, reduction="sum") == 2.5
+    np.testing.assert_array_equal(jax.grad(squared_error)(y, t, reduction="sum"), y - t)
+
+
+def test_a_label_out_of_range_is_loud():
+    assert jnp.isnan(softmax_cross_entropy(jnp.zeros((1, 3)), jnp.array([3])))
+
+
+def test_specs_take_integer_labels():
+    y, labels = jnp.array([[0.2, 0.9], [0.5, 0.1]]), jnp.array([1, 0])
+    for spec, expected in (
+        (SquaredError(), squared_error(y, one_hot(labels, 2))),
+        (SoftmaxCrossEntropy("sum"), softmax_cross_entropy(y, labels, reduction="sum")),
+    ):
+        value, residuals = spec.forward(y, labels)
+        assert value == spec.apply(y, labels) == expected
+        np.testing.assert_allclose(
+            spec.backward(residuals), jax.grad(lambda y, spec=spec: spec.forward(y, labels)[0])(y), atol=1e-7
+        )
+
+
+def test_errors_are_one_sentence():
+    for call, message in (
+        (
+            lambda: softmax_cross_entropy(jnp.ones((2, 3)), jnp.array([0, 1]), reduction="max"),
+            'softmax_cross_entropy: reduction is \'max\' but must be "mean" or "sum"',
+        ),
+        (
+            lambda: softmax_cross_entropy(jnp.ones((2, 3)), jnp.array([0])),
+            "softmax_cross_entropy: labels has shape (1,) but must have shape (2,)",
+        ),
+        (
+            lambda: softmax_cross_entropy(jnp.ones((2, 3)), jnp.ones((2, 4))),
+            "softmax_cross_entropy: labels has shape (2, 4) but must have shape (2, 3)",
+        ),
+        (
+            lambda: squared_error(jnp.ones((2, 3)), jnp.ones((2,))),
+            "squared_error: targets has shape (2,) but must have shape (2, 3)",
+        ),
+    ):
+        with pytest.raises(InputError) as error:
+            call()
+        assert str(error.value) == message

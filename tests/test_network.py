@@ -1,0 +1,229 @@
+import json
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn import (
+    AvgPool2d,
+    Conv2d,
+    Dense,
+    Dropout,
+    Flatten,
+    InputError,
+    Layer,
+    MaxPool2d,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    Softmax,
+    SoftmaxCrossEntropy,
+    Tanh,
+    models,
+    predict,
+    spec_from_json,
+    spec_to_json,
+    summary,
+)
+
+NETWORK = Sequential(
+    (
+        Conv2d(3, (3, 2), stride=(1, 2), padding="SAME"),
+        ReLU(),
+        Sequential((MaxPool2d(2), Conv2d(4, 2), Tanh())),
+        Dropout(0.3),
+        Flatten(),
+        Dense(5, bias=False),
+        Sigmoid(),
+        Dense(3),
+    )
+)
+LOSS = SoftmaxCrossEntropy()
+
+
+def problem(rng):
+    params = NETWORK.init(jax.random.key(0), (7, 9, 2))
+    return params, jnp.asarray(rng.standard_normal((4, 7, 9, 2))), jnp.array([0, 2, 1, 2]), jax.random.key(5)
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_explicit_chain_is_jax_grad_of_the_plain_forward_and_of_apply(rng):
+    params, x, labels, key = problem(rng)
+
+    @jax.jit
+    def explicit(params, x):
+        y, residuals = NETWORK.forward(params, x, train=True, key=key)
+        return NETWORK.backward(residuals, LOSS.backward(LOSS.forward(y, labels)[1]))
+
+    dx, grads = explicit(params, x)
+
+    def plain(params, x):
+        return LOSS.forward(NETWORK.forward(params, x, train=True, key=key)[0], labels)[0]
+
+    def with_rules(params, x):
+        return LOSS.apply(NETWORK.apply(params, x, train=True, key=key), labels)
+
+    for f in (plain, with_rules):
+        expected = jax.jit(jax.grad(f, argnums=(0, 1)))(params, x)
+        assert jax.tree.structure((grads, dx)) == jax.tree.structure(expected)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), (grads, dx), expected)
+    assert with_rules(params, x) == plain(params, x)
+
+
+@pytest.mark.usefixtures("float64")
+def test_deltas_are_the_sensitivities_of_every_layers_output(rng):
+    """delta^l = dE/d(output of l): moving the output of a layer by z moves E by <delta, z>."""
+    params, x, labels, key = problem(rng)
+    y, residuals = NETWORK.forward(params, x, train=True, key=key)
+    _, _, deltas = NETWORK.backward_with_deltas(residuals, LOSS.backward(LOSS.forward(y, labels)[1]))
+    inner = {"sequential1/maxpool1", "sequential1/conv1", "sequential1/tanh1"}
+    assert set(deltas) == set(NETWORK.names) | inner
+    for i, name in enumerate(NETWORK.names):
+
+        def from_layer_on(moved, i=i, name=name):
+            value = x
+            for j, (other, layer) in enumerate(zip(NETWORK.names, NETWORK.layers, strict=True)):
+                key_j = jax.random.fold_in(key, j)
+                value, _ = layer.forward(params.get(other, {}), value, train=True, key=key_j)
+                value = value + moved if other == name else value
+            return LOSS.forward(value, labels)[0]
+
+        expected = jax.grad(from_layer_on)(jnp.zeros_like(deltas[name]))
+        np.testing.assert_allclose(deltas[name], expected, rtol=1e-10, atol=1e-13)
+    np.testing.assert_array_equal(deltas["sequential1/tanh1"], deltas["sequential1"])
+    assert deltas["sequential1/conv1"].shape == (4, 2, 1, 4)
+
+
+def test_names_and_parameters():
+    assert NETWORK.names == (
+        "conv1", "relu1", "sequential1", "dropout1", "flatten1", "dense1", "sigmoid1", "dense2",
+    )  # fmt: skip
+    params = NETWORK.init(jax.random.key(0), (7, 9, 2))
+    assert list(params) == ["conv1", "sequential1", "dense1", "dense2"]
+    assert list(params["sequential1"]) == ["conv1"]
+    assert not np.allclose(params["conv1"]["weight"].ravel()[:6], params["dense2"]["weight"].ravel()[:6])
+
+
+def test_output_shape_and_multiply_adds():
+    assert NETWORK.output_shape((7, 9, 2)) == (3,)
+    assert NETWORK.multiply_adds((7, 9, 2)) == 7 * 5 * 3 * 6 * 2 + 2 * 1 * 4 * 4 * 3 + 8 * 5 + 5 * 3
+
+
+@pytest.mark.parametrize("use", ["init", "output_shape", "summary", "apply", "forward"])
+def test_an_error_names_the_layer_and_its_input_shape(use):
+    network = Sequential((Conv2d(3, 3), Sequential((ReLU(), MaxPool2d(8)))))
+    small = {"conv1": {"weight": jnp.ones((3, 3, 1, 3)), "bias": jnp.ones(3)}}
+    with pytest.raises(InputError) as error:
+        {
+            "init": lambda: network.init(jax.random.key(0), (6, 6, 1)),
+            "output_shape": lambda: network.output_shape((6, 6, 1)),
+            "summary": lambda: summary(network, (6, 6, 1)),
+            "apply": lambda: network.apply(small, jnp.ones((2, 6, 6, 1))),
+            "forward": lambda: network.forward(small, jnp.ones((2, 6, 6, 1))),
+        }[use]()
+    assert str(error.value) == (
+        "layer 'sequential1' with input shape (4, 4, 3): layer 'maxpool1' with input shape (4, 4, 3): "
+        "max_pool2d: a window of height 8 does not fit the input of height 4 with padding (0, 0); it must be at most 4"
+    )
+
+
+def test_an_empty_network_is_refused():
+    with pytest.raises(InputError, match="Sequential: layers is empty"):
+        Sequential(())
+
+
+def test_predict_gives_class_and_probability():
+    """[A4]"""
+    network = Sequential((Dense(3),))
+    params = {"dense1": {"weight": jnp.eye(3), "bias": jnp.zeros(3)}}
+    classes, probabilities = predict(network, params, jnp.array([[2.0, 3, 4], [5, 0, 0]]))
+    np.testing.assert_array_equal(classes, [2, 0])
+    np.testing.assert_allclose(probabilities, [0.6652, np.exp(5) / (np.exp(5) + 2)], atol=5e-5)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_models_run_and_specs_survive_json(name):
+    model = models.find(name)
+    network = model.build(7)
+    assert network.output_shape(model.in_shape) == (7,)
+    again = spec_from_json(json.loads(json.dumps(spec_to_json(network))))
+    assert again == network
+    assert hash(again) == hash(network)
+
+
+def test_the_parameters_of_lenet28_are_those_of_the_textbook():
+    table = summary(models.find("lenet28").build(10), (28, 28, 1))
+    assert [row.parameters for row in table.rows if row.parameters] == [156, 2416, 48120, 10164, 850]
+    assert table.total.multiply_adds == 117_600 + 240_000 + 48_000 + 10_080 + 840
+
+
+def test_specs_of_every_kind_survive_json():
+    network = Sequential(
+        [NETWORK, Conv2d(2, (3, 2), padding=((1, 0), (0, 2))), AvgPool2d((2, 1), padding=1), Softmax()]
+    )
+    assert spec_from_json(json.loads(json.dumps(spec_to_json(network)))) == network
+
+
+def test_bad_specs_are_refused():
+    with pytest.raises(InputError, match="layer is 'Conv9d' but must be one of AvgPool2d, "):
+        spec_from_json({"layer": "Conv9d"})
+    with pytest.raises(InputError, match="layer MaxPool2d: the fields"):
+        spec_from_json({"layer": "MaxPool2d", "size": 3})
+
+
+def test_residual_bytes_count_what_is_kept_once():
+    """relu keeps its output, which the pooling shares with nobody; the dense layer keeps its input."""
+    rows = summary(Sequential((Conv2d(4, 3), ReLU(), MaxPool2d(2), Flatten(), Dense(3))), (8, 8, 1), batch_size=5).rows
+    kept = {row.name: row.residual_bytes for row in rows}
+    assert kept == {"conv1": 0, "relu1": 5 * 6 * 6 * 4 * 4, "maxpool1": 5 * 36, "flatten1": 0, "dense1": 5 * 36 * 4}
+    rows = summary(Sequential((Dense(4), Sigmoid(), Dense(3), Sigmoid())), (6,), batch_size=2).rows
+    assert [row.residual_bytes for row in rows] == [0, 2 * 4 * 4, 0, 2 * 3 * 4]
+
+
+@dataclass(frozen=True)
+class Residual(Layer):
+    """A combinator of somebody else's: y = x + body(x)."""
+
+    body: Layer
+
+    def init(self, key, in_shape):
+        return self.body.init(key, in_shape)
+
+    def apply(self, params, x, *, train=False, key=None):
+        return x + self.body.apply(params, x, train=train, key=key)
+
+    def forward(self, params, x, *, train=False, key=None):
+        y, residuals = self.body.forward(params, x, train=train, key=key)
+        return x + y, residuals
+
+    def backward(self, residuals, dy):
+        dx, grads = self.body.backward(residuals, dy)
+        return dx + dy, grads
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_combinator_fits_the_protocol(rng):
+    network = Sequential((Residual(Sequential((Conv2d(2, 3, padding=1), ReLU()))), Flatten(), Dense(3)))
+    params = network.init(jax.random.key(0), (5, 4, 2))
+    x = jnp.asarray(rng.standard_normal((2, 5, 4, 2)))
+    y, residuals = network.forward(params, x)
+    dx, grads = network.backward(residuals, y)
+    expected = jax.vjp(lambda p, x: network.forward(p, x)[0], params, x)[1](y)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), (grads, dx), expected)
+    assert network.names[0] == "residual1"
+    assert network.output_shape((5, 4, 2)) == (3,)
+
+
+def test_specs_are_static_arguments():
+    calls = []
+
+    def f(network, x):
+        calls.append(network)
+        return network.apply({}, x)
+
+    jitted = jax.jit(f, static_argnums=0)
+    jitted(Sequential((ReLU(),)), jnp.ones((1, 2)))
+    jitted(Sequential([ReLU()]), jnp.ones((1, 2)))
+    assert len(calls) == 1

@@ -1,0 +1,165 @@
+"""Properties that every operation has, run over the registry of cases in jaxcnn.verify.
+
+Values are compared in float64. Two compilations of one formula may sum in another order: EXACT is the bound that the
+oracles have.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn.verify.cases import OPERATIONS
+from jaxcnn.verify.oracles import QUICK, cast, check_operations, explicit, plain, through
+from jaxcnn.verify.tolerances import EXACT, relative_error
+from reference.__main__ import check_case, check_network
+
+CASES = [
+    pytest.param(name, case, seed, id=f"{name}-{seed}")
+    for name, operation in OPERATIONS.items()
+    for seed, case in enumerate(operation.cases)
+]
+ONE_EACH = [
+    pytest.param(name, operation.cases[index], index, id=f"{name}-{index}")
+    for name, operation in OPERATIONS.items()
+    for index in sorted({0, len(operation.cases) // 2, len(operation.cases) - 1})
+]
+jit = partial(jax.jit, compiler_options=QUICK)
+
+
+def problem(name, case, seed):
+    """The operation, its float64 arguments and a random cotangent."""
+    operation = OPERATIONS[name]
+    args = cast(case.draw(seed), jnp.float64)
+    y = jax.eval_shape(partial(operation.forward, **case.hyper), *args)[0]
+    return operation, args, jnp.asarray(np.random.default_rng(seed + 1).standard_normal(y.shape))
+
+
+def assert_same(found, expected):
+    """Two trees of arrays agree to EXACT, in structure, shape and dtype too."""
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        assert relative_error(a, b) <= EXACT
+
+
+def floating(args):
+    return [i for i, a in enumerate(args) if a is not None and jnp.issubdtype(a.dtype, jnp.floating)]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_gradients_agree_with_autodiff_and_finite_differences(name):
+    failures = [str(check) for checks in check_operations([name]) for check in checks if not check.passed]
+    assert not failures
+
+
+@pytest.mark.parametrize(("name", "case", "seed"), CASES)
+def test_gradients_agree_with_the_reference(name, case, seed):
+    failures = [str(check) for check in check_case(name, case, seed) if not check.passed]
+    assert not failures
+
+
+def test_a_whole_network_agrees_with_the_reference():
+    checks = check_network()
+    assert {check.oracle for check in checks} == {
+        "reference, value", "reference", "autodiff", "differences of reference",
+    }  # fmt: skip
+    assert not [str(check) for check in checks if not check.passed]
+
+
+@pytest.mark.parametrize(("name", "case", "seed"), CASES)
+@pytest.mark.usefixtures("float64")
+def test_shapes_dtypes_and_values(name, case, seed):
+    operation, args, dy = problem(name, case, seed)
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.float64):
+        low = cast(args, dtype)
+        y = jax.eval_shape(partial(operation.op, **case.hyper), *low)
+        assert y.dtype == dtype
+        grads = jax.eval_shape(partial(explicit, operation, case.hyper), low, dy.astype(dtype))
+        assert isinstance(grads, tuple)
+        assert len(grads) == len(args)
+        for arg, grad in zip(low, grads, strict=True):
+            if arg is None or not jnp.issubdtype(arg.dtype, jnp.floating):
+                assert grad is None
+            else:
+                assert (grad.shape, grad.dtype) == (arg.shape, dtype)
+    assert_same(operation.op(*args, **case.hyper), operation.forward(*args, **case.hyper)[0])
+
+
+@pytest.mark.parametrize(("name", "case", "seed"), ONE_EACH)
+@pytest.mark.usefixtures("float64")
+def test_jit_is_eager_and_residuals_survive_its_boundary(name, case, seed):
+    operation, args, dy = problem(name, case, seed)
+    expected = explicit(operation, case.hyper, args, dy)
+    _, residuals = jit(partial(operation.forward, **case.hyper))(*args)
+    assert_same(jit(partial(operation.backward, **case.hyper))(residuals, dy), expected)
+
+
+@pytest.mark.parametrize(("name", "case", "seed"), ONE_EACH)
+@pytest.mark.usefixtures("float64")
+def test_vmap_is_a_loop(name, case, seed):
+    operation, _, _ = problem(name, case, seed)
+    probes = [problem(name, case, seed + i) for i in range(3)]
+    per_sample = [through(operation.op, case.hyper, args, dy) for _, args, dy in probes]
+    stacked = [None if a[0] is None else jnp.stack(a) for a in zip(*(args for _, args, _ in probes), strict=True)]
+    batched = jit(jax.vmap(partial(through, operation.op, case.hyper)))(stacked, jnp.stack([dy for *_, dy in probes]))
+    expected = tuple(None if g[0] is None else jnp.stack(g) for g in zip(*per_sample, strict=True))
+    assert_same(batched, expected)
+
+
+@pytest.mark.parametrize(("name", "case", "seed"), ONE_EACH)
+@pytest.mark.usefixtures("float64")
+def test_scan_is_a_loop(name, case, seed):
+    operation, args, dy = problem(name, case, seed)
+    cotangents = jnp.stack([dy, 2 * dy - 1])
+
+    def body(count, dy):
+        return count + 1, through(operation.op, case.hyper, args, dy)
+
+    count, stacked = jit(lambda d: jax.lax.scan(body, 0, d))(cotangents)
+    assert count == 2
+    expected = [through(operation.op, case.hyper, args, dy) for dy in cotangents]
+    assert_same(stacked, tuple(None if g[0] is None else jnp.stack(g) for g in zip(*expected, strict=True)))
+
+
+@pytest.mark.parametrize(("name", "case", "seed"), ONE_EACH)
+@pytest.mark.usefixtures("float64")
+def test_the_gradient_of_the_gradient_is_autodiffs(name, case, seed):
+    operation, args, dy = problem(name, case, seed)
+
+    @partial(jit, static_argnums=0)
+    def second(f, args, dy):
+        def penalty(*values):
+            full = list(args)
+            for i, value in zip(floating(args), values, strict=True):
+                full[i] = value
+            y = f(*full, **case.hyper)
+            grads = through(f, case.hyper, full, dy * y)
+            return sum(((i + 1) * g**2).sum() for i, g in enumerate(grads) if g is not None)
+
+        return jax.grad(penalty, argnums=tuple(range(len(floating(args)))))(*(args[i] for i in floating(args)))
+
+    assert_same(second(operation.op, args, dy), second(plain(operation), args, dy))
+
+
+@pytest.mark.parametrize(("name", "case", "seed"), ONE_EACH)
+@pytest.mark.usefixtures("float64")
+def test_backward_is_linear_in_dy(name, case, seed):
+    operation, args, dy = problem(name, case, seed)
+    other = jnp.asarray(np.random.default_rng(seed + 2).standard_normal(dy.shape))
+    _, residuals = operation.forward(*args, **case.hyper)
+    backward = jit(partial(operation.backward, **case.hyper))
+    mixed = jax.tree.map(lambda a, b: 2 * a - 3 * b, backward(residuals, dy), backward(residuals, other))
+    assert_same(backward(residuals, 2 * dy - 3 * other), mixed)
+    assert all(not leaf.any() for leaf in jax.tree.leaves(backward(residuals, 0 * dy)))
+
+
+def test_forward_mode_of_an_operation_is_refused_but_the_hessian_works():
+    from jaxcnn import sigmoid
+
+    with pytest.raises(TypeError, match="custom_vjp"):
+        jax.jvp(sigmoid, (jnp.ones(()),), (jnp.ones(()),))
+    y = 1 / (1 + np.exp(-1.0))
+    assert float(jax.hessian(sigmoid)(1.0)) == pytest.approx(y * (1 - y) * (1 - 2 * y), rel=1e-5)

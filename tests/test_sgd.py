@@ -1,0 +1,108 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxcnn import SGD, Constant, Cosine, InputError, Optax, Step, WarmUp
+
+PARAMS = {"a": {"weight": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([0.1, 0.2])}, "b": jnp.array(1.5)}
+
+
+def descend(optimizer, steps=5, state=None):
+    """Parameters after some steps on a quadratic with a different curvature for every weight."""
+    params = PARAMS
+    state = optimizer.init(params) if state is None else state
+    for _ in range(steps):
+        grads = jax.tree.map(lambda w: jnp.cos(jnp.arange(w.size).reshape(w.shape)) * w, params)
+        params, state = jax.jit(optimizer.update)(grads, state, params)
+    return params
+
+
+def assert_close(a, b, **tolerance):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **(tolerance or {"rtol": 1e-6})), a, b)
+
+
+def test_the_update_is_t3():
+    params, _ = SGD(0.5).update(jax.tree.map(jnp.ones_like, PARAMS), SGD(0.5).init(PARAMS), PARAMS)
+    assert_close(params, jax.tree.map(lambda w: w - 0.5, PARAMS))
+
+
+def test_momentum_and_nesterov_are_optaxs():
+    """[T6]; optax.sgd has torch's convention: v <- mu v + g from v = 0."""
+    for nesterov in (False, True):
+        ours = descend(SGD(0.1, momentum=0.9, nesterov=nesterov))
+        assert_close(ours, descend(Optax(optax.sgd(0.1, momentum=0.9, nesterov=nesterov))))
+    assert not np.allclose(ours["b"], descend(SGD(0.1, momentum=0.9))["b"])
+
+
+def test_weight_decay_enters_before_the_momentum():
+    theirs = optax.chain(optax.add_decayed_weights(0.3), optax.sgd(0.1, momentum=0.9))
+    assert_close(descend(SGD(0.1, momentum=0.9, weight_decay=0.3)), descend(Optax(theirs)))
+
+
+def test_momentum_by_hand():
+    """Three steps of (2) on a constant gradient 1: v = 1, 1.5, 1.75."""
+    params, optimizer = {"w": jnp.array(0.0)}, SGD(1.0, momentum=0.5)
+    state, seen = optimizer.init(params), []
+    for _ in range(3):
+        params, state = optimizer.update({"w": jnp.array(1.0)}, state, params)
+        seen.append(float(params["w"]))
+    assert seen == [-1.0, -2.5, -4.25]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (Constant(0.1), optax.constant_schedule(0.1)),
+        (Cosine(0.1, steps=7), optax.cosine_decay_schedule(0.1, 7)),
+        (Cosine(0.1, steps=7, final=0.02), optax.cosine_decay_schedule(0.1, 7, alpha=0.2)),
+        (Step(0.1, every=3, factor=0.5), optax.exponential_decay(0.1, 3, 0.5, staircase=True)),
+    ],
+)
+def test_schedules_are_optaxs(ours, theirs):
+    for step in range(12):
+        assert float(ours(step)) == pytest.approx(float(theirs(step)), rel=1e-5, abs=1e-9)
+    assert_close(descend(SGD(ours)), descend(Optax(optax.sgd(theirs))), rtol=1e-5)
+
+
+def test_warm_up_rises_linearly_and_hands_over():
+    schedule = WarmUp(4, then=Step(0.8, every=2, factor=0.5))
+    np.testing.assert_allclose([schedule(i) for i in range(8)], [0.2, 0.4, 0.6, 0.8, 0.8, 0.8, 0.4, 0.4], rtol=1e-6)
+
+
+def test_a_rate_for_a_subtree_a_parameter_or_a_single_weight():
+    """[T3]: eta_ij = eta rates_ij."""
+    grads = jax.tree.map(jnp.ones_like, PARAMS)
+    single = jnp.array([[0.0, 1.0], [2.0, 3.0]])
+    optimizer = SGD(0.5)
+    state = optimizer.init(PARAMS, rates={"a": {"weight": single, "bias": 0.1}, "b": 0.0})
+    params, _ = optimizer.update(grads, state, PARAMS)
+    assert_close(params["a"]["weight"], PARAMS["a"]["weight"] - 0.5 * single)
+    assert_close(params["a"]["bias"], PARAMS["a"]["bias"] - 0.05)
+    assert params["b"] == PARAMS["b"]
+    params, _ = optimizer.update(grads, optimizer.init(PARAMS, rates={"a": 2.0, "b": 1.0}), PARAMS)
+    assert_close(params["a"]["weight"], PARAMS["a"]["weight"] - 1.0)
+
+
+def test_the_dtype_of_the_parameters_stays():
+    low = jax.tree.map(lambda w: w.astype(jnp.bfloat16), PARAMS)
+    for optimizer in (SGD(Cosine(0.1, 5), momentum=0.9, weight_decay=0.1), Optax(optax.adam(1e-3))):
+        params, _ = optimizer.update(low, optimizer.init(low), low)
+        assert {w.dtype for w in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_errors_are_one_sentence():
+    for call, message in (
+        (lambda: SGD(-0.1), "SGD: learning_rate is -0.1 but must be a number at least 0 and finite"),
+        (lambda: SGD(float("nan")), "SGD: learning_rate is nan but must be a number at least 0 and finite"),
+        (lambda: SGD(0.1, momentum=1.0), "SGD: momentum is 1.0 but must be a number at least 0 and below 1"),
+        (lambda: SGD(0.1, weight_decay=-1), "SGD: weight_decay is -1 but must be a number at least 0 and finite"),
+        (lambda: SGD(0.1, nesterov=True), "SGD: nesterov is True but momentum is 0; it must be above 0"),
+    ):
+        with pytest.raises(InputError) as error:
+            call()
+        assert str(error.value) == message
+    for rates in ({"a": 1.0}, {"a": {"weight": jnp.ones((3, 2)), "bias": 1.0}, "b": 1.0}):
+        with pytest.raises(InputError, match="SGD: rates does not fit params; it must be a prefix"):
+            SGD(0.1).init(PARAMS, rates=rates)
