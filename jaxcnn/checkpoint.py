@@ -11,7 +11,7 @@ import numpy as np
 
 from . import files
 from .errors import InputError
-from .layers.base import Layer, Params
+from .layers.base import Layer, Params, Shape
 from .network import spec_from_json, spec_to_json
 from .training import TrainState
 
@@ -20,15 +20,16 @@ FORMAT = "jaxcnn 1"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `load` reads: the spec, its parameters as NumPy arrays, and whatever `info` was saved with them."""
+    """What `load` reads: the spec, its input's shape, its parameters as NumPy arrays, and the `info` beside them."""
 
     network: Layer
+    in_shape: Shape
     params: Params
     info: dict[str, Any]
 
 
-def save(path: Path, network: Layer, state: TrainState, info: dict[str, Any]) -> None:
-    """Write the whole training state, the network's spec and `info` (JSON values) to `path`, whole or not at all.
+def save(path: Path, network: Layer, in_shape: Shape, state: TrainState, info: dict[str, Any]) -> None:
+    """Write the training state, the network's spec, its input's shape and `info` (JSON values), whole or not at all.
 
     Raises:
         InputError: safetensors is not installed.
@@ -36,7 +37,8 @@ def save(path: Path, network: Layer, state: TrainState, info: dict[str, Any]) ->
     """
     to_bytes = _safetensors().numpy.save
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in _named_leaves(_plain(state)).items()}
-    metadata = {"format": FORMAT, "network": json.dumps(spec_to_json(network)), "info": json.dumps(info)}
+    described = {"network": spec_to_json(network), "in_shape": in_shape, "info": info}
+    metadata = {"format": FORMAT} | {name: json.dumps(value) for name, value in described.items()}
     files.write(path, to_bytes(arrays, metadata=metadata))
 
 
@@ -47,15 +49,20 @@ def load(path: Path) -> Checkpoint:
         InputError: the file is missing, corrupt, or not one of ours.
     """
     arrays, metadata = _read(path)
-    params: dict[str, Any] = {}
-    for name, array in arrays.items():
-        part, *steps = name.split("/")
-        if part == "params":
-            branch = params
-            for step in steps[:-1]:
-                branch = branch.setdefault(step, {})
-            branch[steps[-1]] = array
-    return Checkpoint(spec_from_json(json.loads(metadata["network"])), params, json.loads(metadata["info"]))
+    try:
+        network = spec_from_json(json.loads(metadata["network"]))
+        in_shape = tuple(json.loads(metadata["in_shape"]))
+        info = dict(json.loads(metadata["info"]))
+        expected = {"params": jax.eval_shape(lambda: network.init(jax.random.key(0), in_shape))}
+        params = [arrays[name] for name in _named_leaves(expected)]
+        if [leaf.shape for leaf in params] != [leaf.shape for leaf in jax.tree.leaves(expected)]:
+            raise ValueError("the parameters have other shapes than the network's")
+        found = {name for name in arrays if name.split("/")[0] == "params"}
+        if found != set(_named_leaves(expected)):
+            raise ValueError("it holds parameters that the network has not")
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: is corrupt ({error}); it must be a safetensors file written by jaxcnn") from None
+    return Checkpoint(network, in_shape, jax.tree.unflatten(jax.tree.structure(expected), params)["params"], info)
 
 
 def load_state(path: Path, like: TrainState) -> TrainState:
@@ -94,16 +101,16 @@ def _read(path):
         tensors = safetensors.deserialize(content)
         header = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + header]).get("__metadata__", {})
+        if metadata.get("format") != FORMAT:
+            raise InputError(f"{path}: has the format {metadata.get('format')!r} but must have {FORMAT!r}")
+        return {
+            name: np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
+            for name, tensor in tensors
+        }, metadata
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); it must be a safetensors file") from None
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, KeyError) as error:
         raise InputError(f"{path}: is corrupt ({error}); it must be a safetensors file written by jaxcnn") from None
-    if metadata.get("format") != FORMAT:
-        raise InputError(f"{path}: has the format {metadata.get('format')!r} but must have {FORMAT!r}")
-    return {
-        name: np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
-        for name, tensor in tensors
-    }, metadata
 
 
 def _safetensors():

@@ -12,6 +12,8 @@ def main(arguments: list[str] | None = None) -> None:
         status = _run(arguments)
     except InputError as error:
         _fail(str(error), 2)
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
     except Exception as error:
         # Typer's own: of an interruption, of an unknown option; the classes moved between its versions
         if type(error).__name__ == "Abort":
@@ -19,6 +21,8 @@ def main(arguments: list[str] | None = None) -> None:
         sentence = getattr(error, "format_message", None)
         if sentence is None:
             raise
+        if not sentence():  # no command at all: the help was printed
+            sys.exit(2)
         _fail(f"{sentence().rstrip('.')}; see jaxcnn --help", 2)
     if status == 130:
         _fail("interrupted", 130)

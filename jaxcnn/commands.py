@@ -2,13 +2,12 @@
 
 import json
 import math
-import platform
 import sys
 import time
 from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from . import __version__, checkpoint, data, files, models, plots, training, verify
+from . import data, models, plots, runs, training, verify
 from .errors import InputError
 from .losses import SoftmaxCrossEntropy, SquaredError
-from .network import spec_to_json
 from .network import summary as summarize
 from .sgd import SGD, Cosine, Optax, Optimizer
 
@@ -114,45 +112,39 @@ def train(
 
     * jaxcnn train --data fashion-mnist --model lenet28 --epochs 10 --batch-size 128
     """
-    console = Console(stderr=as_json, soft_wrap=True)
+    console = _console(as_json)
     started = time.perf_counter()
     _check(epochs >= 1, "epochs", epochs, "at least 1")
     _check(batch_size >= 1, "batch_size", batch_size, "at least 1")
-    _check(seed >= 0, "seed", seed, "at least 0")
+    _check(0 <= seed < 2**32, "seed", seed, "at least 0 and below 2**32")
     _check(learning_rate is None or 0 <= learning_rate < math.inf, "learning_rate", learning_rate, "finite, at least 0")
     _check(momentum is None or 0 <= momentum < 1, "momentum", momentum, "at least 0 and below 1")
     _check(weight_decay is None or 0 <= weight_decay < math.inf, "weight_decay", weight_decay, "finite, at least 0")
     _check(target_error is None or 0 <= target_error < math.inf, "target_error", target_error, "finite, at least 0")
-    if out is not None and out.exists():
-        raise InputError(f"out is {str(out)!r}, which exists; it must be a new folder")
+    runs.check_out(out)
+    rates = _rates(optimizer, loss, learning_rate, momentum, weight_decay)
     dataset = data.load(data_source)
-    _check(
-        batch_size <= len(dataset.train_images),
-        "batch_size",
-        batch_size,
-        f"at most {len(dataset.train_images)}, the number of training images",
-    )
+    count = len(dataset.train_images)
+    _check(batch_size <= count, "batch_size", batch_size, f"at most {count}, the number of training images")
     model = model or _model_for(dataset.in_shape)
     network = models.find(model).build(len(dataset.classes))
+    normalization = data.Normalization.of(dataset.train_images)
+    x_train, x_test = normalization(dataset.train_images), normalization(dataset.test_images)
     with _precision(dtype):
-        table = summarize(network, dataset.in_shape, batch_size=batch_size)
-        rates = _rates(optimizer, loss, learning_rate, momentum, weight_decay)
-        update = _optimizer(optimizer, dict(rates), epochs * (len(dataset.train_images) // batch_size))
-        state = training.init_state(
-            network, update, jax.random.key(seed), dataset.in_shape, dtype=jnp.dtype(dtype.value)
-        )
-        normalization = data.Normalization.of(dataset.train_images)
-        x_train, x_test = normalization(dataset.train_images), normalization(dataset.test_images)
-
+        parameters = summarize(network, dataset.in_shape).total.parameters
+        update = _optimizer(optimizer, rates, epochs * (count // batch_size))
+        key = jax.random.key(seed)
+        state = training.init_state(network, update, key, dataset.in_shape, dtype=jnp.dtype(dtype.value))
         console.print(
-            f"{dataset.name}: {len(x_train):,} images {'x'.join(map(str, dataset.in_shape))} to train, {len(x_test):,} "
-            f"to test; {model}: {table.total.parameters:,} parameters; {jax.devices()[0].device_kind}, {dtype.value}"
+            f"{dataset.name}: {count:,} images of {'x'.join(map(str, dataset.in_shape))} to train, "
+            f"{len(x_test):,} to test; {model}: {parameters:,} parameters; "
+            f"{jax.devices()[0].device_kind}, {dtype.value}"
         )
-        error = verify.check_network(
-            network, LOSSES[loss], state.params, x_train[:32], dataset.train_labels[:32], jax.random.key(seed)
-        )
+        error = verify.check_network(network, LOSSES[loss], state.params, x_train[:32], dataset.train_labels[:32], key)
         if not error <= 1e-10:
-            raise InputError(f"the hand-written gradient differs from jax.grad by {error:.1e}; it must be below 1e-10")
+            _stop(
+                f"the hand-written gradient differs from jax.grad by {error:.1e}, allowed is 1e-10; nothing was trained"
+            )
         console.print(f"gradient check: hand-written backward = jax.grad of the plain forward to {error:.0e} (float64)")
 
         config = {
@@ -166,33 +158,23 @@ def train(
             "loss": loss.value,
             "dtype": dtype.value,
             "target_error": target_error,
-            "in_shape": dataset.in_shape,
             "classes": dataset.classes,
             "normalization": vars(normalization),
         }
-        run = _new_run(out, dataset.name)
-        versions = {"jaxcnn": __version__, "jax": jax.__version__, "python": platform.python_version()}
-        files.write(
-            run / "config.json", _json({**config, "network": spec_to_json(network), "versions": versions}).encode()
-        )
-
-        def keep(state):
-            checkpoint.save(run / "model.safetensors", network, state, config)
-
-        with _bar(console) as bar, (run / "metrics.jsonl").open("a") as metrics_file:
+        run = runs.Run.create(out, dataset.name, network, dataset.in_shape, config)
+        with _bar(console) as bar:
             task = bar.add_task("compiling", total=epochs)
 
             def on_epoch(state, metrics):
-                metrics_file.write(json.dumps(metrics) + "\n")
-                metrics_file.flush()
-                keep(state)
+                run.log(metrics)
+                run.keep(state)
                 line = (
                     f"epoch {metrics['epoch']:3}  loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:6.2%}  "
                     f"test loss {metrics['test_loss']:.4f}  accuracy {metrics['test_accuracy']:6.2%}"
                 )
                 bar.update(task, advance=1, description=line)
                 if not console.is_terminal and metrics["epoch"] % max(1, epochs // 10) == 0:
-                    console.print(line, soft_wrap=True)
+                    console.print(line)
 
             try:
                 state, history = training.fit(
@@ -209,41 +191,32 @@ def train(
                     on_epoch=on_epoch,
                 )
             except training.NonFiniteLoss as diverged:
-                keep(diverged.state)
+                run.keep(diverged.state)
                 bar.stop()
-                print(f"jaxcnn: {diverged}; they are in {run / 'model.safetensors'}", file=sys.stderr)
-                raise typer.Exit(1) from None
-
-        files.write(run / "curves.png", plots.curves(history))
-        kernels = plots.kernels(state.params)
-        if kernels is not None:
-            files.write(run / "kernels.png", kernels)
-        measured = training.evaluate(
-            network, LOSSES[loss], state.params, jnp.asarray(x_test, jnp.dtype(dtype.value)), dataset.test_labels
-        )
+                _stop(f"{diverged}; they are in {run.folder / 'model.safetensors'}")
+        run.draw(history, state.params)
+        x_test = jnp.asarray(x_test, jnp.dtype(dtype.value))
+        measured = training.evaluate(network, LOSSES[loss], state.params, x_test, dataset.test_labels)
     seconds = time.perf_counter() - started
     _show(console, measured, dataset)
     steps = history[-1]["step"]
     console.print(
-        f"[bold]test accuracy {measured.accuracy:.2%}[/bold] ({len(x_test):,} images) after {len(history)} epochs, "
-        f"{steps:,} updates, {seconds:.1f} s with compilation"
+        Text(f"test accuracy {measured.accuracy:.2%}", style="bold"),
+        f"({len(x_test):,} images) after {len(history)} epochs, {steps:,} updates, {seconds:.1f} s with compilation",
     )
-    console.print(f"run folder: {run}  ({', '.join(sorted(file.name for file in run.iterdir()))})", soft_wrap=True)
+    console.print(f"run folder: {run.folder}  ({', '.join(sorted(file.name for file in run.folder.iterdir()))})")
     if as_json:
-        print(
-            _json(
-                {
-                    "run": str(run),
-                    **_measures(measured),
-                    "train_loss": history[-1]["loss"],
-                    "epochs": len(history),
-                    "steps": steps,
-                    "parameters": table.total.parameters,
-                    "gradient_check": error,
-                    "seconds": seconds,
-                }
-            )
-        )
+        result = {
+            "run": str(run.folder),
+            **_measures(measured),
+            "train_loss": history[-1]["loss"],
+            "epochs": len(history),
+            "steps": steps,
+            "parameters": parameters,
+            "gradient_check": error,
+            "seconds": seconds,
+        }
+        print(_json(result))
 
 
 @app.command()
@@ -262,29 +235,23 @@ def evaluate(
 
     * jaxcnn evaluate runs/digits-0001 --json
     """
-    console = Console(stderr=as_json, soft_wrap=True)
-    if not (run / "model.safetensors").is_file():
-        raise InputError(f"run is {str(run)!r}, which holds no model.safetensors; it must be a folder of jaxcnn train")
-    saved = checkpoint.load(run / "model.safetensors")
-    dataset = data.load(data_source or saved.info["data"])
-    if list(dataset.in_shape) != saved.info["in_shape"]:
+    console = _console(as_json)
+    saved = runs.load(run)
+    dataset = data.load(saved.data if data_source is None else data_source)
+    if dataset.in_shape != saved.checkpoint.in_shape:
         raise InputError(
             f"{dataset.name} has images of shape {dataset.in_shape} but the network of {run} was trained on "
-            f"{tuple(saved.info['in_shape'])}; they must be the same"
+            f"{saved.checkpoint.in_shape}; they must be the same"
         )
-    with _precision(DtypeName(saved.info["dtype"])):
-        images = data.Normalization(**saved.info["normalization"])(dataset.test_images)
-        measured = training.evaluate(
-            saved.network,
-            LOSSES[LossName(saved.info["loss"])],
-            jax.tree.map(jnp.asarray, saved.params),
-            jnp.asarray(images, jnp.dtype(saved.info["dtype"])),
-            dataset.test_labels,
-        )
+    dtype, loss = _choice(DtypeName, saved.dtype, run), _choice(LossName, saved.loss, run)
+    with _precision(dtype):
+        images = jnp.asarray(saved.normalization(dataset.test_images), jnp.dtype(dtype.value))
+        params = jax.tree.map(jnp.asarray, saved.checkpoint.params)
+        measured = training.evaluate(saved.checkpoint.network, LOSSES[loss], params, images, dataset.test_labels)
     _show(console, measured, dataset)
     console.print(
-        f"[bold]test accuracy {measured.accuracy:.2%}[/bold], loss {measured.loss:.4f} on {len(images):,} images of "
-        f"{dataset.name}"
+        Text(f"test accuracy {measured.accuracy:.2%}", style="bold"),
+        f"loss {measured.loss:.4f} on {len(images):,} images of {dataset.name}",
     )
     if as_json:
         print(_json(_measures(measured)))
@@ -329,7 +296,7 @@ def verify_command(
 
     * jaxcnn verify --op conv2d --json
     """
-    console = Console(stderr=True)
+    console = _console(as_json=True)
     names = list(verify.OPERATIONS) if op is None else [op]
     verify.find(names[0])
     checks = []
@@ -340,7 +307,7 @@ def verify_command(
             bar.update(task, advance=1, description=found[0].op)
     passed = all(check.passed for check in checks)
     if as_json:
-        rows = [vars(row) for row in verify.rows(checks)]
+        rows = [vars(row) | {"error": row.error if math.isfinite(row.error) else None} for row in verify.rows(checks)]
         print(_json({"passed": passed, "checks": rows, "failures": [str(c) for c in checks if not c.passed]}))
     else:
         print(verify.table(checks))
@@ -381,30 +348,32 @@ def _rates(optimizer, loss, learning_rate, momentum, weight_decay) -> dict[str, 
 
 
 def _optimizer(optimizer, rates, steps) -> Optimizer:
-    schedule = Cosine(rates.pop("learning_rate"), steps=steps)
+    others = dict(rates)
+    schedule = Cosine(others.pop("learning_rate"), steps=steps)
     if optimizer in (OptimizerName.sgd, OptimizerName.nesterov):
-        return SGD(schedule, nesterov=optimizer is OptimizerName.nesterov, **rates)
+        return SGD(schedule, nesterov=optimizer is OptimizerName.nesterov, **others)
     try:
         import optax
     except ImportError:
         raise InputError(f"optimizer {optimizer.value} needs optax: pip install 'jaxcnn[cli]'") from None
-    return Optax(getattr(optax, optimizer.value)(schedule, **rates))
+    return Optax(getattr(optax, optimizer.value)(schedule, **others))
 
 
-def _new_run(out: Path | None, name: str) -> Path:
-    """Create the run folder: `out`, or the next free runs/NAME-NNNN."""
-    number = 0
-    while True:
-        number += 1
-        run = out or Path("runs") / f"{name}-{number:04}"
-        try:
-            run.mkdir(parents=True)
-            return run
-        except FileExistsError:
-            if out is not None:
-                raise InputError(f"out is {str(out)!r}, which exists; it must be a new folder") from None
-        except OSError as error:
-            raise InputError(f"out is {str(run)!r}, which cannot be created: {error.strerror}") from None
+def _choice(names, value, run):
+    try:
+        return names(value)
+    except ValueError as error:
+        raise InputError(f"{run}: its model file is corrupt ({error}); it must be written by jaxcnn train") from None
+
+
+def _stop(sentence) -> NoReturn:
+    """End with status 1: a check failed, or training diverged."""
+    print(f"jaxcnn: {sentence}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def _console(as_json) -> Console:
+    return Console(stderr=as_json, soft_wrap=True, markup=False, highlight=False)
 
 
 def _bar(console):
@@ -438,8 +407,8 @@ def _show(console: Console, measured: training.Evaluation, dataset: data.Dataset
     labels = (f"{dataset.test_labels[i]} taken for {measured.predictions[i]}" for i in shown)
     images = plots.as_text(dataset.test_images[shown].mean(axis=-1))
     for line in ("  ".join(label.ljust(width)[:width] for label in labels), *images):
-        console.print(Text(line), soft_wrap=True)
+        console.print(line)
 
 
 def _json(value) -> str:
-    return json.dumps(value, indent=2)
+    return json.dumps(value, indent=2, allow_nan=False)

@@ -1,6 +1,7 @@
 """The one exception for input that cannot be used, and the checks of array arguments that raise it."""
 
 import jax.numpy as jnp
+import numpy as np
 
 
 class InputError(ValueError):
@@ -53,3 +54,14 @@ def check_shape(op: str, name: str, array, shape: tuple[int, ...]) -> None:
     """
     if jnp.shape(array) != shape:
         raise InputError(f"{op}: {name} has shape {jnp.shape(array)} but must have shape {shape}")
+
+
+def check_count(op: str, name: str, value) -> None:
+    """Refuse what is not an int of at least 1.
+
+    >>> check_count("conv2d", "groups", 0)
+    Traceback (most recent call last):
+    jaxcnn.errors.InputError: conv2d: groups is 0 but must be an int of at least 1
+    """
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{op}: {name} is {value!r} but must be an int of at least 1")

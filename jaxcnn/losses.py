@@ -60,7 +60,7 @@ def softmax_cross_entropy(logits, labels, *, reduction: str = "mean") -> jax.Arr
     Args:
         logits: (N, K), floating point; softmax is part of the loss.
         labels: (N,) integers in [0, K), or (N, K) of the logits' dtype: one-hot or any other targets. An integer
-            out of range gives NaN.
+            out of range gives NaN, in the value and in the gradient.
         reduction: "mean" over the N samples, or "sum".
 
     Returns:
@@ -81,8 +81,8 @@ def softmax_cross_entropy_forward(logits, labels, *, reduction="mean"):
     logp = jax.nn.log_softmax(logits, axis=-1)
     if _are_integers(labels):
         check_shape("softmax_cross_entropy", "labels", labels, logits.shape[:1])
-        chosen = jnp.take_along_axis(logp, labels[:, None], axis=1, mode="fill", fill_value=jnp.nan)
-        total = -chosen.sum()
+        chosen = jnp.take_along_axis(logp, jnp.asarray(labels)[:, None], axis=1, mode="clip")[:, 0]
+        total = -jnp.where(_in_range(labels, logits.shape[1]), chosen, jnp.nan).sum()
     else:
         check_floating("softmax_cross_entropy", logits=logits, labels=labels)
         check_shape("softmax_cross_entropy", "labels", labels, logits.shape)
@@ -110,15 +110,23 @@ def softmax_cross_entropy_backward(residuals, dy, *, reduction="mean"):
 def one_hot(labels, classes: int, dtype=None) -> jax.Array:
     """Targets one-of-c from integer labels (N,): (N, classes), 1 for the label's class and 0 for the others [I4].
 
+    A label out of range gives a row of NaN, so that no loss of it is finite.
+
     >>> print(one_hot(jnp.array([2, 0]), 3))
     [[0. 0. 1.]
      [1. 0. 0.]]
     """
-    return (jnp.asarray(labels)[:, None] == jnp.arange(classes)).astype(dtype or float)
+    targets = (jnp.asarray(labels)[:, None] == jnp.arange(classes)).astype(dtype or float)
+    return jnp.where(_in_range(labels, classes)[:, None], targets, jnp.nan)
 
 
 def _are_integers(labels):
     return jnp.issubdtype(jnp.result_type(labels), jnp.integer)
+
+
+def _in_range(labels, classes):
+    labels = jnp.asarray(labels)
+    return (labels >= 0) & (labels < classes)
 
 
 def _divisor(op, reduction, outputs):
@@ -131,8 +139,15 @@ _squared_error = with_rule(squared_error_forward, squared_error_backward)
 _softmax_cross_entropy = with_rule(softmax_cross_entropy_forward, softmax_cross_entropy_backward)
 
 
+@dataclass(frozen=True)
 class Loss:
-    """A loss spec: a frozen dataclass of static facts, for integer labels (N,) or the operation's own targets."""
+    """A loss spec: static facts, for integer labels (N,) or the operation's own targets."""
+
+    reduction: str = "mean"
+
+    def mean(self, E, count: int):
+        """E of a batch of `count` samples as the mean over them, whatever the reduction."""
+        return E / count if self.reduction == "sum" else E
 
     def apply(self, outputs, labels) -> jax.Array:
         """The loss; its derivative under `jax.grad` is the hand-written rule."""
@@ -151,8 +166,6 @@ class Loss:
 class SoftmaxCrossEntropy(Loss):
     """Spec of `softmax_cross_entropy`."""
 
-    reduction: str = "mean"
-
     def apply(self, outputs, labels):
         return softmax_cross_entropy(outputs, labels, reduction=self.reduction)
 
@@ -166,8 +179,6 @@ class SoftmaxCrossEntropy(Loss):
 @dataclass(frozen=True)
 class SquaredError(Loss):
     """Spec of `squared_error`; integer labels become one-of-c targets [I4]."""
-
-    reduction: str = "mean"
 
     def apply(self, outputs, labels):
         return squared_error(outputs, self._targets(outputs, labels), reduction=self.reduction)

@@ -50,8 +50,8 @@ class Sequential(Layer):
 
     def __init__(self, layers: Sequence[Layer]):
         object.__setattr__(self, "layers", tuple(layers))
-        if not self.layers:
-            raise InputError("Sequential: layers is empty but must hold at least one layer")
+        if not self.layers or not all(isinstance(layer, Layer) for layer in self.layers):
+            raise InputError(f"Sequential: layers is {self.layers} but must be at least one layer")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,27 +62,23 @@ class Sequential(Layer):
     def init(self, key, in_shape):
         params = {}
         for (name, layer), layer_key in zip(self._named, jax.random.split(key, len(self.layers)), strict=True):
-            with _naming(name, layer, in_shape):
+            with _naming(name, in_shape):
                 params[name] = layer.init(layer_key, in_shape)
                 in_shape = layer.output_shape(in_shape)
         return _without_empty(params)
 
     def apply(self, params, x, *, train=False, key=None):
         for i, (name, layer) in enumerate(self._named):
-            with _naming(name, layer, x.shape[1:]):
+            with _naming(name, x.shape[1:]):
                 x = layer.apply(params.get(name, {}), x, train=train, key=_nth(key, i))  # (1)
         return x
 
     def forward(self, params, x, *, train=False, key=None):
         residuals = {}
         for i, (name, layer) in enumerate(self._named):
-            with _naming(name, layer, x.shape[1:]):
+            with _naming(name, x.shape[1:]):
                 x, residuals[name] = layer.forward(params.get(name, {}), x, train=train, key=_nth(key, i))  # (1)
         return x, residuals
-
-    def backward(self, residuals, dy):
-        dx, grads, _ = self.backward_with_deltas(residuals, dy)
-        return dx, grads
 
     def backward_with_deltas(self, residuals, dy):
         """`(dx, grads, deltas)`: deltas[name] is dE/d(output of that layer); "sequential1/conv1" inside a layer.
@@ -97,13 +93,14 @@ class Sequential(Layer):
         grads, deltas = {}, {}
         for name, layer in reversed(self._named):
             deltas[name] = dy
-            dy, grads[name], inner = layer.backward_with_deltas(residuals[name], dy)  # (2), (3)
+            with _naming(name, dy.shape[1:], "dy"):
+                dy, grads[name], inner = layer.backward_with_deltas(residuals[name], dy)  # (2), (3)
             deltas |= {f"{name}/{inner_name}": delta for inner_name, delta in inner.items()}
         return dy, _without_empty(grads), deltas
 
     def output_shape(self, in_shape):
         for name, layer in self._named:
-            with _naming(name, layer, in_shape):
+            with _naming(name, in_shape):
                 in_shape = layer.output_shape(in_shape)
         return in_shape
 
@@ -120,10 +117,10 @@ class Sequential(Layer):
 
 
 class _naming:
-    """Put the layer's name and its input's shape before the sentence of an error raised inside."""
+    """Put the layer's name and the shape of what it was given before the sentence of an error raised inside."""
 
-    def __init__(self, name: str, layer: Layer, in_shape: Shape):
-        self.where = f"layer {name!r} with input shape {tuple(in_shape)}"
+    def __init__(self, name: str, shape: Shape, given: str = "input"):
+        self.where = f"layer {name!r} with {given} shape {tuple(shape)}"
 
     def __enter__(self):
         return self
@@ -217,14 +214,14 @@ def _product(shape: Shape) -> str:
     return "x".join(map(str, shape))
 
 
-def summary(network: Sequential, in_shape: Shape, *, batch_size: int = 1) -> Summary:
+def summary(network: Layer, in_shape: Shape, *, batch_size: int = 1) -> Summary:
     """Shape, parameters, multiply-adds and residual bytes of every layer; nothing is computed.
 
     Residual bytes are what a training step keeps from forward to backward besides the parameters and the batch, in
     JAX's default float; an array that two layers keep counts once, where it first appears.
 
     Args:
-        network: the layers.
+        network: the layers; a single layer counts as a sequence of one.
         in_shape: shape of one input sample.
         batch_size: samples in the batch for the residual bytes.
 
@@ -243,6 +240,8 @@ def summary(network: Sequential, in_shape: Shape, *, batch_size: int = 1) -> Sum
     -----------------------------------------------------------------------------------------------------
     total                                         10      11,926        129,360                    24,696
     """
+    if not isinstance(network, Sequential):
+        network = Sequential((network,))
     params = jax.eval_shape(lambda: network.init(jax.random.key(0), in_shape))
     batch = jax.ShapeDtypeStruct((batch_size, *in_shape), float)
 
@@ -290,26 +289,30 @@ def describe(layer: Layer) -> str:
             positional = False
             if value == field.default:
                 continue
-        if field.name == "layers":
-            shown.append(f"{len(value)} layers")
-        else:
-            shown.append(repr(value) if positional else f"{field.name}={value!r}")
+        text = describe(value) if isinstance(value, Layer) else repr(value)
+        if isinstance(value, tuple) and value and isinstance(value[0], Layer):
+            text = f"{len(value)} layers"
+        shown.append(text if positional else f"{field.name}={text}")
     return f"{type(layer).__name__}({', '.join(shown)})"
 
 
 def spec_to_json(layer: Layer) -> dict[str, Any]:
-    """The spec as a dict of JSON values: the class's name under "layer", then its fields.
+    """The spec as a dict of JSON values: the class's name under "layer", then its fields, layers inside likewise.
 
     >>> spec_to_json(MaxPool2d((2, 1)))
     {'layer': 'MaxPool2d', 'window_size': (2, 1), 'stride': None, 'padding': 0}
     """
-    fields = {field.name: getattr(layer, field.name) for field in dataclasses.fields(cast(Any, layer))}
-    if isinstance(layer, Sequential):
-        fields["layers"] = [spec_to_json(inner) for inner in layer.layers]
+
+    def to_json(value):
+        if isinstance(value, Layer):
+            return spec_to_json(value)
+        return tuple(map(to_json, value)) if isinstance(value, tuple) else value
+
+    fields = {field.name: to_json(getattr(layer, field.name)) for field in dataclasses.fields(cast(Any, layer))}
     return {"layer": type(layer).__name__, **fields}
 
 
-def spec_from_json(spec: dict[str, Any], layers: dict[str, type] = LAYERS) -> Layer:
+def spec_from_json(spec: Any, layers: dict[str, type] = LAYERS) -> Layer:
     """The spec that `spec_to_json` wrote.
 
     Args:
@@ -322,17 +325,17 @@ def spec_from_json(spec: dict[str, Any], layers: dict[str, type] = LAYERS) -> La
     >>> spec_from_json({"layer": "MaxPool2d", "window_size": [2, 1]})
     MaxPool2d(window_size=(2, 1), stride=None, padding=0)
     """
-    fields = dict(spec)
-    name = fields.pop("layer", None)
+
+    def from_json(value):
+        if isinstance(value, dict):
+            return spec_from_json(value, layers)
+        return tuple(map(from_json, value)) if isinstance(value, list | tuple) else value
+
+    name = spec.get("layer") if isinstance(spec, dict) else spec
     if name not in layers:
         raise InputError(f"layer is {name!r} but must be one of {', '.join(layers)}")
-    if name == "Sequential":
-        return Sequential([spec_from_json(inner, layers) for inner in fields["layers"]])
+    fields = {field: from_json(value) for field, value in spec.items() if field != "layer"}
     try:
-        return layers[name](**{field: _as_tuple(value) for field, value in fields.items()})
+        return layers[name](**fields)
     except TypeError as error:
-        raise InputError(f"layer {name}: the fields {fields} are not those of the class") from error
-
-
-def _as_tuple(value):
-    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
+        raise InputError(f"layer {name}: its fields are {sorted(fields)} but must be those of the class") from error

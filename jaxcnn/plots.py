@@ -40,20 +40,27 @@ def kernels(params: Params) -> bytes | None:
     weight = np.asarray(params[name]["weight"], np.float64)
     limit = np.abs(weight).max() or 1
     if weight.shape[2] == 3:
-        tiles = list((weight.transpose(3, 0, 1, 2) / limit + 1) / 2)
+        tiles = (weight.transpose(3, 0, 1, 2) / limit + 1) / 2
     else:
-        tiles = list(weight.reshape(*weight.shape[:2], -1).transpose(2, 0, 1))[:256]
-    columns = math.ceil(math.sqrt(2 * len(tiles)))
-    rows = math.ceil(len(tiles) / columns)
+        tiles = weight.reshape(*weight.shape[:2], -1).transpose(2, 0, 1)[:256, :, :, None]
+    count, height, width, channels = tiles.shape
+    columns = math.ceil(math.sqrt(2 * count))
+    rows = math.ceil(count / columns)
+    mosaic = np.full((rows * columns, height, width, channels), np.nan)
+    mosaic[:count] = tiles
+    mosaic = mosaic.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    mosaic = mosaic.reshape(rows * height, columns * width, channels)
     figure = _figure(figsize=(0.8 * columns + 1, 0.8 * rows + 0.8))
-    axes = figure.subplots(rows, columns, squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, tile in zip(axes.flat, tiles, strict=False):
-        axis.imshow(tile, cmap="RdBu", vmin=-limit, vmax=limit)
-    if weight.shape[2] != 3:
-        figure.colorbar(axes[0, 0].images[0], ax=axes, shrink=0.9)
-    figure.suptitle(f"Kernels of {name}, {weight.shape[0]}x{weight.shape[1]}")
+    axis = figure.subplots()
+    image = axis.imshow(mosaic if channels == 3 else mosaic[..., 0], cmap="RdBu", vmin=-limit, vmax=limit)
+    for i in range(rows + 1):
+        axis.axhline(i * height - 0.5, color="white", linewidth=8)
+    for j in range(columns + 1):
+        axis.axvline(j * width - 0.5, color="white", linewidth=8)
+    axis.axis("off")
+    if channels == 1:
+        figure.colorbar(image, ax=axis, shrink=0.9)
+    axis.set_title(f"Kernels of {name}, {height}x{width}")
     return _png(figure)
 
 

@@ -12,12 +12,13 @@ Tests: tests/test_sgd.py.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .errors import InputError
+from .errors import InputError, check_count
 
 Schedule = Callable[[Any], Any]  # from the number of updates already made to the learning rate of the next
 
@@ -27,6 +28,9 @@ class Constant:
     """eta = learning_rate."""
 
     learning_rate: float
+
+    def __post_init__(self):
+        _check_numbers(self, "learning_rate")
 
     def __call__(self, step):
         return jnp.asarray(self.learning_rate, float)
@@ -46,6 +50,10 @@ class Cosine:
     steps: int
     final: float = 0.0
 
+    def __post_init__(self):
+        _check_numbers(self, "initial", "final")
+        check_count("Cosine", "steps", self.steps)
+
     def __call__(self, step):
         share = jnp.clip(jnp.asarray(step, float) / self.steps, 0, 1)
         return self.final + (self.initial - self.final) * (1 + jnp.cos(jnp.pi * share)) / 2
@@ -62,6 +70,10 @@ class Step:
     initial: float
     every: int
     factor: float = 0.1
+
+    def __post_init__(self):
+        _check_numbers(self, "initial", "factor")
+        check_count("Step", "every", self.every)
 
     def __call__(self, step):
         return self.initial * jnp.asarray(self.factor, float) ** (step // self.every)
@@ -80,6 +92,9 @@ class WarmUp:
 
     steps: int
     then: Schedule
+
+    def __post_init__(self):
+        check_count("WarmUp", "steps", self.steps)
 
     def __call__(self, step):
         rising = self.then(0) * (step + 1) / self.steps
@@ -123,9 +138,9 @@ class SGD:
 
     def __post_init__(self):
         if not callable(self.learning_rate):
-            _check_range("learning_rate", self.learning_rate)
-        _check_range("momentum", self.momentum, below=1)
-        _check_range("weight_decay", self.weight_decay)
+            _check_numbers(self, "learning_rate")
+        _check_numbers(self, "momentum", below=1)
+        _check_numbers(self, "weight_decay")
         if self.nesterov and not self.momentum:
             raise InputError("SGD: nesterov is True but momentum is 0; it must be above 0")
 
@@ -200,7 +215,14 @@ class Optax:
 Optimizer = SGD | Optax
 
 
-def _check_range(name, value, below=math.inf):
-    if not (isinstance(value, int | float) and 0 <= value < below):
-        limit = "finite" if below == math.inf else f"below {below}"
-        raise InputError(f"SGD: {name} is {value!r} but must be a number at least 0 and {limit}")
+def _check_numbers(spec, *names, below=math.inf):
+    """Refuse a field that is not a number from 0 to below `below`, and make it a Python float.
+
+    A NumPy float would carry its dtype into the parameters.
+    """
+    for name in names:
+        value = getattr(spec, name)
+        if not (isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < below):
+            limit = "finite" if below == math.inf else f"below {below}"
+            raise InputError(f"{type(spec).__name__}: {name} is {value!r} but must be a number at least 0 and {limit}")
+        object.__setattr__(spec, name, float(value))

@@ -9,7 +9,7 @@ Tests: tests/test_training.py.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .errors import InputError
+from .errors import InputError, check_count
 from .layers.base import Layer, Params, Shape
 from .losses import Loss
 from .sgd import Optimizer
@@ -51,7 +51,10 @@ def init_state(network: Layer, optimizer: Optimizer, key: jax.Array, in_shape: S
         InputError: the layers do not fit the input shape, naming the layer.
     """
     init_key, train_key = jax.random.split(key)
-    params = jax.jit(lambda key: network.init(key, in_shape))(init_key)
+    # it runs once: LLVM's optimizations would take longer than they save
+    params = jax.jit(lambda key: network.init(key, in_shape), compiler_options={"xla_backend_optimization_level": 0})(
+        init_key
+    )
     if dtype is not None:
         params = jax.tree.map(lambda w: w.astype(dtype), params)
     zero = jnp.zeros((), jnp.int32)
@@ -61,7 +64,7 @@ def init_state(network: Layer, optimizer: Optimizer, key: jax.Array, in_shape: S
 def gradients(network: Layer, loss: Loss, params: Params, x, labels, *, key=None):
     """`(grads, E, outputs)` of one batch by the hand-written chain, with `train=True`.
 
-    >>> from jaxcnn.layers.dense import Dense
+    >>> from jaxcnn import Dense, SoftmaxCrossEntropy
     >>> params = {"weight": jnp.zeros((1, 2)), "bias": jnp.zeros(2)}
     >>> grads, E, outputs = gradients(Dense(2), SoftmaxCrossEntropy(), params, jnp.ones((1, 1)), jnp.array([1]))
     >>> print(grads["bias"])
@@ -78,8 +81,8 @@ def _step(network, loss, optimizer, state, x, labels):
     key = jax.random.fold_in(drawing, state.step)
     grads, E, outputs = gradients(network, loss, state.params, x, labels, key=key)
     params, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
-    metrics = {"loss": E, "correct": (outputs.argmax(axis=-1) == labels).sum()}
-    return TrainState(params, optimizer_state, state.key, state.step + 1, state.epoch), metrics
+    metrics = {"loss": loss.mean(E, len(x)), "correct": (outputs.argmax(axis=-1) == labels).sum()}
+    return replace(state, params=params, optimizer=optimizer_state, step=state.step + 1), metrics
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -93,7 +96,7 @@ def train_step(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainSta
         labels: (B,) integers.
 
     Returns:
-        `(state, metrics)`: "loss" is E before the update, "correct" the number of samples classified right.
+        `(state, metrics)`: "loss" is the batch's mean loss before the update, "correct" how many it classified right.
     """
     return _step(network, loss, optimizer, state, x, labels)
 
@@ -117,7 +120,7 @@ def train_epoch(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainSt
     Raises:
         InputError: the batch size is not between 1 and N.
     """
-    state = TrainState(state.params, state.optimizer, state.key, state.step, state.epoch + 1)
+    state = replace(state, epoch=state.epoch + 1)
     order = epoch_order(state.key, state.epoch, len(images), batch_size)
 
     def body(state, chosen):
@@ -132,8 +135,8 @@ def epoch_order(key: jax.Array, epoch, count: int, batch_size: int) -> jax.Array
     Raises:
         InputError: the batch size is not between 1 and `count`.
     """
-    if not 1 <= batch_size <= count:
-        raise InputError(f"batch_size is {batch_size} but must be from 1 to {count}, the number of training samples")
+    if not isinstance(batch_size, int) or not 1 <= batch_size <= count:
+        raise InputError(f"batch_size is {batch_size!r} but must be from 1 to {count}, the number of training samples")
     shuffling, _ = jax.random.split(key)
     order = jax.random.permutation(jax.random.fold_in(shuffling, epoch), count)
     return order[: count // batch_size * batch_size].reshape(-1, batch_size)
@@ -160,18 +163,17 @@ def evaluate(network: Layer, loss: Loss, params: Params, images, labels, *, batc
         batch_size: samples computed at a time.
 
     Raises:
-        InputError: the images do not fit the network, or a label is no output.
+        InputError: the images do not fit the network, or the labels are not one output for each image.
     """
+    _check_labels(network, images, labels)
     labels = np.asarray(labels)
-    total, predictions, classes = 0.0, [], 1
+    (classes,) = network.output_shape(images.shape[1:])
+    total, predictions = 0.0, []
     for start in range(0, len(images), batch_size):
         batch = slice(start, start + batch_size)
         outputs, E = _outputs(network, loss, params, images[batch], labels[batch])
-        total += float(E) * outputs.shape[0]
+        total += float(loss.mean(E, len(outputs))) * len(outputs)
         predictions.append(np.asarray(outputs.argmax(axis=-1)))
-        classes = outputs.shape[1]
-    if labels.min(initial=0) < 0 or labels.max(initial=0) >= classes:
-        raise InputError(f"labels go from {labels.min()} to {labels.max()} but the network has {classes} outputs")
     predicted = np.concatenate(predictions)
     confusion = np.zeros((classes, classes), int)
     np.add.at(confusion, (labels, predicted), 1)
@@ -188,16 +190,14 @@ class NonFiniteLoss(ArithmeticError):
     """The loss became NaN or infinite; `state` holds the last parameters whose loss was finite.
 
     Attributes:
-        step: the step, counted from 1, whose loss was not finite.
-        state: the state before the step before it (the given one if the very first step failed).
+        step: the number of updates, one of which spoiled the parameters, at which this was seen.
+        state: the state before the update that spoiled the parameters (the given one if they were never good).
         history: the epochs that were finished.
     """
 
-    def __init__(self, loss: float, step: int, state: TrainState, history: list[dict]):
-        kept = int(state.step)
+    def __init__(self, what: str, step: int, state: TrainState, history: list[dict]):
         super().__init__(
-            f"the loss became {loss} at step {step}; the parameters after step {kept} were kept: "
-            "a smaller learning rate may help"
+            f"{what}; the parameters after step {int(state.step)} were kept: a smaller learning rate may help"
         )
         self.step, self.state, self.history = step, state, history
 
@@ -237,8 +237,7 @@ def fit(
         InputError: an argument is out of range or does not fit.
         NonFiniteLoss: the loss became NaN or infinite.
 
-    >>> from jaxcnn.layers.dense import Dense
-    >>> from jaxcnn.sgd import SGD
+    >>> from jaxcnn import SGD, Dense, SoftmaxCrossEntropy
     >>> x, labels = jnp.eye(4), jnp.arange(4)
     >>> optimizer = SGD(1.0)
     >>> state = init_state(Dense(4), optimizer, jax.random.key(0), (4,))
@@ -247,27 +246,38 @@ def fit(
     >>> history[-1]["loss"] <= 0.1 < history[-2]["loss"], history[-1]["accuracy"]
     (True, 1.0)
     """
-    if not (isinstance(epochs, int) and epochs >= 1):
-        raise InputError(f"epochs is {epochs!r} but must be an int of at least 1")
-    if target_error is not None and not (math.isfinite(target_error) and target_error >= 0):
-        raise InputError(f"target_error is {target_error!r} but must be a finite number of at least 0")
-    dtype = jax.tree.leaves(state.params)[0].dtype
+    check_count("fit", "epochs", epochs)
+    if target_error is not None and not 0 <= target_error < math.inf:
+        raise InputError(f"fit: target_error is {target_error!r} but must be a finite number of at least 0")
+    _check_labels(network, images, labels)
+    dtype = jax.tree.leaves(state.params)[0].dtype if state.params else None
     images, labels = jnp.asarray(images, dtype), jnp.asarray(labels)
-    if test is not None:
-        test = jnp.asarray(test[0], dtype), test[1]
-    history, starts = [], [state]
+    probe = (images[:batch_size], labels[:batch_size]) if test is None else (jnp.asarray(test[0], dtype), test[1])
+
+    def replayed(start, until):
+        """The state after step `until` of the epoch that began with `start`."""
+        order = epoch_order(start.key, start.epoch + 1, len(images), batch_size)
+        for chosen in order[: until - int(start.step)]:
+            start, _ = train_step(network, loss, optimizer, start, images[chosen], labels[chosen])
+        return start
+
+    history, previous = [], state
     for _ in range(epochs):
-        state, metrics = train_epoch(network, loss, optimizer, state, images, labels, batch_size)
+        begin = state
+        state, metrics = train_epoch(network, loss, optimizer, begin, images, labels, batch_size)
         losses, correct = np.asarray(metrics["loss"], float), np.asarray(metrics["correct"])
-        bad = _first_bad_step(starts[-1], losses, state)
-        if bad is not None:
-            until = max(bad - 2, int(starts[0].step))
-            state = next(start for start in reversed(starts) if int(start.step) <= until)
-            for chosen in epoch_order(state.key, state.epoch + 1, len(images), batch_size)[: until - int(state.step)]:
-                state, _ = train_step(network, loss, optimizer, state, images[chosen], labels[chosen])
-            value = dict(enumerate(losses, int(starts[-1].step) + 1)).get(bad, math.nan)
-            raise NonFiniteLoss(float(value), bad, state, history)
-        starts = [starts[-1], state]
+        measured = evaluate(network, loss, state.params, *probe)
+        bad = np.flatnonzero(~np.isfinite(losses))
+        if bad.size or not math.isfinite(measured.loss):
+            if bad.size:  # the loss of a step is that of the parameters before its update
+                step = int(begin.step) + int(bad[0]) + 1
+                what, good = f"the loss became {losses[bad[0]]} at step {step}", max(step - 2, int(previous.step))
+            else:
+                step = int(state.step)
+                what, good = f"the loss is {measured.loss} after step {step}", step - 1
+            state = replayed(begin if good >= int(begin.step) else previous, good)
+            raise NonFiniteLoss(what, step, state, history)
+        previous = begin
         epoch = {
             "epoch": int(state.epoch),
             "step": int(state.step),
@@ -275,7 +285,6 @@ def fit(
             "accuracy": float(correct.sum() / (len(losses) * batch_size)),
         }
         if test is not None:
-            measured = evaluate(network, loss, state.params, *test)
             epoch |= {"test_loss": measured.loss, "test_accuracy": measured.accuracy}
         history.append(epoch)
         on_epoch(state, epoch)
@@ -284,10 +293,14 @@ def fit(
     return state, history
 
 
-def _first_bad_step(start, losses, state):
-    """The number of the first step whose loss is not finite; the next step's if only the last update went wrong."""
-    bad = np.flatnonzero(~np.isfinite(losses))
-    if bad.size:
-        return int(start.step) + 1 + int(bad[0])
-    finite = all(bool(jnp.isfinite(w).all()) for w in jax.tree.leaves(state.params))
-    return None if finite else int(state.step) + 1
+def _check_labels(network, images, labels):
+    """Refuse labels that are not one integer for each image, each below the number of outputs."""
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or len(labels) != len(images) or not len(labels):
+        raise InputError(
+            f"labels has shape {labels.shape} and type {labels.dtype} but must be an integer for each of the "
+            f"{len(images)} images, at least one"
+        )
+    (classes,) = network.output_shape(images.shape[1:])
+    if labels.min() < 0 or labels.max() >= classes:
+        raise InputError(f"labels go from {labels.min()} to {labels.max()} but the network has {classes} outputs")

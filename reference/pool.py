@@ -6,7 +6,7 @@ from .geometry import axes, pair
 
 
 def max_pool2d_forward(x, window_size, *, stride=None, padding=0):
-    """y[n,p,q,c] = the largest entry of the window; the residual is its position, the first one row by row."""
+    """y[n,p,q,c] = the largest entry of the window, NaN above all; the residual is its first position, row by row."""
     (P, s, top, _), (Q, t, left, _) = axes(x.shape[1:3], window_size, stride or window_size, padding, 1)
     y = np.zeros((x.shape[0], P, Q, x.shape[3]))
     where = np.zeros((*y.shape, 2), int)
@@ -14,9 +14,11 @@ def max_pool2d_forward(x, window_size, *, stride=None, padding=0):
         best = None
         for u, v in np.ndindex(*pair(window_size)):
             row, column = p * s + u - top, q * t + v - left
-            if 0 <= row < x.shape[1] and 0 <= column < x.shape[2] and (best is None or x[n, row, column, c] > best):
-                best = x[n, row, column, c]
-                where[n, p, q, c] = row, column
+            if 0 <= row < x.shape[1] and 0 <= column < x.shape[2]:
+                entry = x[n, row, column, c]
+                if best is None or entry > best or (np.isnan(entry) and not np.isnan(best)):
+                    best = entry
+                    where[n, p, q, c] = row, column
         y[n, p, q, c] = best
     return y, (x.shape, where)
 

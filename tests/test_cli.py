@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxcnn import cli, commands, models, training
+from jaxcnn import InputError, cli, commands, training
 from jaxcnn.data import Dataset
 
 
@@ -108,6 +108,11 @@ def test_a_diverging_run_says_so_and_keeps_the_last_good_parameters(capsys):
         (["--data", "nowhere"], "data is 'nowhere' but must be \"digits\" or a folder"),
         (["--out", "."], "out is '.', which exists; it must be a new folder"),
         (["--out", "file/run"], "out is 'file/run', which cannot be created"),
+        (["--out", "dangling/run"], "out is 'dangling/run', which cannot be created"),
+        (["--out", 300 * "x"], "File name too long"),
+        (["--data", ""], "data is '' but must be"),
+        (["--data", 5000 * "x"], "File name too long"),
+        (["--seed", 2**32], "seed is 4294967296 but must be at least 0 and below 2**32"),
         (["--optimizer", "adam", "--momentum", 0.9], "momentum is 0.9 but adam has none; it must be left out"),
         (["--optimizer", "adam", "--weight-decay", 0.1], "weight_decay is 0.1 but adam has none"),
         (["--optimizer", "nesterov", "--momentum", 0], "SGD: nesterov is True but momentum is 0"),
@@ -118,6 +123,7 @@ def test_a_diverging_run_says_so_and_keeps_the_last_good_parameters(capsys):
 )
 def test_bad_input_to_train_gets_one_sentence(capsys, arguments, sentence):
     Path("file").write_text("")
+    Path("dangling").symlink_to("nowhere")
     assert run("train", *arguments) == 2
     err = capsys.readouterr().err
     lines = [line for line in err.splitlines() if line.startswith("jaxcnn: ")]
@@ -125,7 +131,7 @@ def test_bad_input_to_train_gets_one_sentence(capsys, arguments, sentence):
     assert err.splitlines()[-1] == lines[0]
     assert sentence in lines[0]
     assert "Traceback" not in err
-    assert sorted(path.name for path in Path().iterdir()) == ["file"]
+    assert sorted(path.name for path in Path().iterdir()) == ["dangling", "file"]
 
 
 @pytest.mark.parametrize(
@@ -220,6 +226,45 @@ def test_an_interrupted_run_keeps_what_it_has(capsys, monkeypatch):
     assert len(Path("half/metrics.jsonl").read_text().splitlines()) == 1
 
 
-def test_every_model_has_a_default_data_size():
-    assert commands._model_for((28, 28, 1)) == "lenet28"
-    assert set(models.MODELS) >= {"digits", "lenet28", "cnn28", "vgg32"}
+def test_the_default_model_is_the_one_made_for_the_images():
+    for in_shape, name in (((8, 8, 1), "digits"), ((28, 28, 1), "lenet28"), ((32, 32, 3), "vgg32")):
+        assert commands._model_for(in_shape) == name
+    with pytest.raises(InputError, match="model is not given and none is made for images of shape"):
+        commands._model_for((9, 9, 1))
+
+
+def test_a_failed_gradient_check_trains_nothing(capsys, monkeypatch):
+    monkeypatch.setattr(commands.verify, "check_network", lambda *arguments: 0.5)
+    assert run("train") == 1
+    assert "jaxcnn: the hand-written gradient differs from jax.grad by 5.0e-01" in capsys.readouterr().err
+    assert not list(Path().iterdir())
+
+
+def test_a_dangling_default_folder_is_refused(capsys):
+    Path("runs").symlink_to("nowhere")
+    assert run("train") == 2
+    assert "out is 'runs', which cannot be created" in capsys.readouterr().err
+
+
+def test_no_command_shows_the_help(capsys):
+    assert run() == 2
+    out, err = capsys.readouterr()
+    assert "Start with: jaxcnn train" in out + err
+    assert "jaxcnn: " not in err
+
+
+def test_a_corrupt_configuration_gets_one_sentence(tmp_path, capsys):
+    import jax
+
+    from jaxcnn import SGD, Dense, Sequential, checkpoint, init_state
+
+    state = init_state(Sequential((Dense(3),)), SGD(0.1), jax.random.key(0), (4,))
+    good = {"data": "digits", "loss": "cross-entropy", "dtype": "float32", "normalization": {"mean": 0, "std": 1}}
+    for change in ({"data": None}, {"dtype": "float8"}, {"loss": "zip"}, {"normalization": {"mean": "x"}}):
+        Path("r").mkdir(exist_ok=True)
+        info = {name: value for name, value in (good | change).items() if value is not None}
+        checkpoint.save(Path("r/model.safetensors"), Sequential((Dense(3),)), (8, 8, 1), state, info)
+        assert run("evaluate", "r") == 2
+        err = capsys.readouterr().err
+        assert "corrupt" in err
+        assert err.count("\n") == 1

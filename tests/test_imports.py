@@ -17,6 +17,7 @@ LEVELS = [
     {"models"},
     {"training", "checkpoint"},
     {"verify", "plots"},
+    {"runs"},
     {"cli", "commands", "__main__"},
 ]
 

@@ -62,7 +62,11 @@ def test_squared_error_is_l1():
 
 
 def test_a_label_out_of_range_is_loud():
-    assert jnp.isnan(softmax_cross_entropy(jnp.zeros((1, 3)), jnp.array([3])))
+    for label in (3, -1):
+        value, grad = jax.value_and_grad(softmax_cross_entropy)(jnp.zeros((1, 3)), jnp.array([label]))
+        assert jnp.isnan(value)
+        assert jnp.isnan(grad).all()
+        assert jnp.isnan(SquaredError().apply(jnp.zeros((1, 3)), jnp.array([label])))
 
 
 def test_specs_take_integer_labels():

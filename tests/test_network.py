@@ -27,6 +27,7 @@ from jaxcnn import (
     spec_to_json,
     summary,
 )
+from jaxcnn.network import LAYERS
 
 NETWORK = Sequential(
     (
@@ -130,7 +131,7 @@ def test_an_error_names_the_layer_and_its_input_shape(use):
 
 
 def test_an_empty_network_is_refused():
-    with pytest.raises(InputError, match="Sequential: layers is empty"):
+    with pytest.raises(InputError, match="Sequential: layers is \\(\\) but must be at least one layer"):
         Sequential(())
 
 
@@ -169,7 +170,7 @@ def test_specs_of_every_kind_survive_json():
 def test_bad_specs_are_refused():
     with pytest.raises(InputError, match="layer is 'Conv9d' but must be one of AvgPool2d, "):
         spec_from_json({"layer": "Conv9d"})
-    with pytest.raises(InputError, match="layer MaxPool2d: the fields"):
+    with pytest.raises(InputError, match="layer MaxPool2d: its fields are"):
         spec_from_json({"layer": "MaxPool2d", "size": 3})
 
 
@@ -198,9 +199,12 @@ class Residual(Layer):
         y, residuals = self.body.forward(params, x, train=train, key=key)
         return x + y, residuals
 
-    def backward(self, residuals, dy):
-        dx, grads = self.body.backward(residuals, dy)
-        return dx + dy, grads
+    def backward_with_deltas(self, residuals, dy):
+        dx, grads, deltas = self.body.backward_with_deltas(residuals, dy)
+        return dx + dy, grads, deltas
+
+    def multiply_adds(self, in_shape):
+        return self.body.multiply_adds(in_shape)
 
 
 @pytest.mark.usefixtures("float64")
@@ -209,11 +213,28 @@ def test_a_combinator_fits_the_protocol(rng):
     params = network.init(jax.random.key(0), (5, 4, 2))
     x = jnp.asarray(rng.standard_normal((2, 5, 4, 2)))
     y, residuals = network.forward(params, x)
-    dx, grads = network.backward(residuals, y)
+    dx, grads, deltas = network.backward_with_deltas(residuals, y)
     expected = jax.vjp(lambda p, x: network.forward(p, x)[0], params, x)[1](y)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), (grads, dx), expected)
-    assert network.names[0] == "residual1"
+    assert set(deltas) == {"residual1", "residual1/conv1", "residual1/relu1", "flatten1", "dense1"}
     assert network.output_shape((5, 4, 2)) == (3,)
+    table = summary(network, (5, 4, 2))
+    assert table.rows[0].layer == "Residual(Sequential(2 layers))"
+    assert table.total.multiply_adds == 5 * 4 * 2 * 9 * 2 + 40 * 3
+    again = spec_from_json(json.loads(json.dumps(spec_to_json(network))), LAYERS | {"Residual": Residual})
+    assert again == network
+
+
+def test_a_wrong_cotangent_names_the_layer():
+    network = Sequential((Dense(3), Dense(2)))
+    params = network.init(jax.random.key(0), (4,))
+    _, residuals = network.forward(params, jnp.ones((5, 4)))
+    with pytest.raises(InputError, match="layer 'dense2' with dy shape .* dense_backward: dy has shape"):
+        network.backward(residuals, jnp.ones((5, 3)))
+
+
+def test_a_single_layer_has_a_summary():
+    assert summary(Dense(3), (4,)).total.parameters == 15
 
 
 def test_specs_are_static_arguments():

@@ -87,7 +87,8 @@ def test_a_rate_for_a_subtree_a_parameter_or_a_single_weight():
 
 def test_the_dtype_of_the_parameters_stays():
     low = jax.tree.map(lambda w: w.astype(jnp.bfloat16), PARAMS)
-    for optimizer in (SGD(Cosine(0.1, 5), momentum=0.9, weight_decay=0.1), Optax(optax.adam(1e-3))):
+    by_hand = SGD(Cosine(np.float64(0.1), 5), momentum=np.float64(0.9), weight_decay=np.float32(0.1))
+    for optimizer in (by_hand, SGD(np.float32(0.1)), Optax(optax.adam(1e-3))):
         params, _ = optimizer.update(low, optimizer.init(low), low)
         assert {w.dtype for w in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}
 
@@ -98,6 +99,12 @@ def test_errors_are_one_sentence():
         (lambda: SGD(float("nan")), "SGD: learning_rate is nan but must be a number at least 0 and finite"),
         (lambda: SGD(0.1, momentum=1.0), "SGD: momentum is 1.0 but must be a number at least 0 and below 1"),
         (lambda: SGD(0.1, weight_decay=-1), "SGD: weight_decay is -1 but must be a number at least 0 and finite"),
+        (lambda: SGD(True), "SGD: learning_rate is True but must be a number at least 0 and finite"),
+        (lambda: Constant(float("nan")), "Constant: learning_rate is nan but must be a number at least 0 and finite"),
+        (lambda: Cosine(0.1, steps=0), "Cosine: steps is 0 but must be an int of at least 1"),
+        (lambda: Cosine(-0.1, steps=5), "Cosine: initial is -0.1 but must be a number at least 0 and finite"),
+        (lambda: Step(0.1, every=0), "Step: every is 0 but must be an int of at least 1"),
+        (lambda: WarmUp(0, then=Constant(0.1)), "WarmUp: steps is 0 but must be an int of at least 1"),
         (lambda: SGD(0.1, nesterov=True), "SGD: nesterov is True but momentum is 0; it must be above 0"),
     ):
         with pytest.raises(InputError) as error:

@@ -128,6 +128,7 @@ def test_a_diverging_run_stops_and_keeps_the_last_good_parameters(images):
     with pytest.raises(NonFiniteLoss) as error:
         fit(NETWORK, SquaredError(), wild, start(optimizer=wild), *images, batch_size=8, epochs=10)
     bad, state = error.value.step, error.value.state
+    assert error.value.history == []
     assert f"at step {bad}; the parameters after step {int(state.step)} were kept" in str(error.value)
     assert int(state.step) == bad - 2
     assert all(bool(jnp.isfinite(w).all()) for w in jax.tree.leaves(state.params))
@@ -153,15 +154,41 @@ class OnlyAt:
         return jnp.where(step == self.step, self.learning_rate, 0.0)
 
 
-def test_divergence_at_the_first_step_of_an_epoch_replays_the_epoch_before(images):
+def test_divergence_in_the_last_update_of_an_epoch_is_seen_before_the_next(images):
     """An update so large that the next loss overflows, at the last step of epoch 1."""
     at_last = SGD(OnlyAt(step=5, learning_rate=1e30))
     with pytest.raises(NonFiniteLoss) as error:
         fit(NETWORK, SquaredError(), at_last, start(optimizer=at_last), *images, batch_size=8, epochs=3)
-    assert error.value.step == 7
+    assert error.value.step == 6
+    assert "after step 6; the parameters after step 5 were kept" in str(error.value)
     assert int(error.value.state.step) == 5
-    assert [epoch["epoch"] for epoch in error.value.history] == [1]
+    assert error.value.history == []
     assert same(error.value.state, start(optimizer=at_last))
+
+
+def test_divergence_seen_only_at_the_first_step_of_an_epoch_replays_the_epoch_before(images):
+    """The test images are zeros, which hide the overflow of the weights."""
+    at_last, plain = SGD(OnlyAt(step=11, learning_rate=1e30)), Sequential((Flatten(), Dense(3, bias=False)))
+    state = init_state(plain, at_last, jax.random.key(0), (6, 6, 1))
+    blind = jnp.zeros((4, 6, 6, 1)), jnp.zeros(4, int)
+    with pytest.raises(NonFiniteLoss) as error:
+        fit(plain, SquaredError(), at_last, state, *images, batch_size=8, epochs=3, test=blind)
+    assert error.value.step == 13
+    assert int(error.value.state.step) == 11
+    assert [epoch["epoch"] for epoch in error.value.history] == [1, 2]
+    assert same(error.value.state, state)
+
+
+def test_the_sum_reports_means(images):
+    """E of a sum grows with the batch; what is reported and compared with target_error does not."""
+    params = start().params
+    mean = evaluate(NETWORK, SoftmaxCrossEntropy(), params, *images)
+    for batch_size in (7, 50):
+        summed = evaluate(NETWORK, SoftmaxCrossEntropy("sum"), params, *images, batch_size=batch_size)
+        assert summed.loss == pytest.approx(mean.loss, rel=1e-5)
+    _, metrics = train_step(NETWORK, SoftmaxCrossEntropy("sum"), SGD(0.0), start(optimizer=SGD(0.0)), *images)
+    _, expected = train_step(NETWORK, SoftmaxCrossEntropy(), SGD(0.0), start(optimizer=SGD(0.0)), *images)
+    np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-5)
 
 
 def test_evaluate_counts_every_sample_once(images):
@@ -189,16 +216,25 @@ def test_bfloat16_and_float64_train_too(images):
 def test_errors_are_one_sentence(images):
     state = start()
     for arguments, message in (
-        ({"batch_size": 8, "epochs": 0}, "epochs is 0 but must be an int of at least 1"),
+        ({"batch_size": 8, "epochs": 0}, "fit: epochs is 0 but must be an int of at least 1"),
         ({"batch_size": 0, "epochs": 1}, "batch_size is 0 but must be from 1 to 50, the number of training samples"),
         ({"batch_size": 51, "epochs": 1}, "batch_size is 51 but must be from 1 to 50, the number of training samples"),
         (
             {"batch_size": 8, "epochs": 1, "target_error": -1.0},
-            "target_error is -1.0 but must be a finite number of at least 0",
+            "fit: target_error is -1.0 but must be a finite number of at least 0",
         ),
     ):
         with pytest.raises(InputError) as error:
             fit(NETWORK, LOSS, OPTIMIZER, state, *images, **arguments)
         assert str(error.value) == message
+    for x, labels, message in (
+        (images[0], images[1][:5], r"labels has shape \(5,\) and type int32 but must be an integer for each of the 50"),
+        (images[0], jnp.ones((50, 3)), r"labels has shape \(50, 3\) and type float32 but must be an integer"),
+        (images[0], images[1] + 1, "labels go from 1 to 3 but the network has 3 outputs"),
+        (images[0], images[1] - 1, "labels go from -1 to 1 but the network has 3 outputs"),
+        (images[0][:0], images[1][:0], "must be an integer for each of the 0 images, at least one"),
+    ):
+        with pytest.raises(InputError, match=message):
+            fit(NETWORK, LOSS, OPTIMIZER, state, x, labels, batch_size=8, epochs=1)
     with pytest.raises(InputError, match="labels go from 0 to 3 but the network has 3 outputs"):
         evaluate(NETWORK, LOSS, state.params, images[0][:2], np.array([0, 3]))

@@ -21,6 +21,6 @@ def load(source: str) -> Dataset:
     """
     if source == "digits":
         return load_digits()
-    if not Path(source).is_dir():
+    if not source or not Path(source).is_dir():
         raise InputError(f'data is {source!r} but must be "digits" or a folder with IDX files (MNIST\'s format)')
     return load_idx(Path(source))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from ..errors import check_floating, check_shape
+from ..errors import InputError, check_floating, check_shape
 from ..rule import with_rule
 from .base import FixedLayer
 
@@ -113,6 +113,8 @@ def softmax(u) -> jax.Array:
 def softmax_forward(u):
     """(4): `(y, residuals)` of `softmax`, plain JAX without the rule."""
     check_floating("softmax", u=u)
+    if u.ndim < 1:
+        raise InputError("softmax: u has shape () but must have at least one dimension")
     exponentials = jnp.exp(u - jax.lax.stop_gradient(u.max(axis=-1, keepdims=True)))
     y = exponentials / exponentials.sum(axis=-1, keepdims=True)
     return y, y

@@ -5,6 +5,8 @@ from typing import Any, ClassVar
 
 import jax
 
+from ..errors import InputError
+
 Params = Any  # a dict of arrays, or of dicts
 Residuals = Any  # whatever pytree of arrays `forward` hands to `backward`
 Shape = tuple[int, ...]  # of one sample: the batch is left out
@@ -13,8 +15,9 @@ Shape = tuple[int, ...]  # of one sample: the batch is left out
 class Layer:
     """A layer spec: a frozen dataclass of static facts, with pure functions of the parameters.
 
-    A subclass defines `apply`, `forward` and `backward`; the others have a default that suits a layer without
-    parameters. Shapes leave the batch out.
+    A subclass defines `apply`, `forward` and `backward`; one that holds other layers defines `backward_with_deltas` in
+    place of `backward`, and `multiply_adds`. The other methods have a default that suits a layer without parameters.
+    Shapes leave the batch out.
     """
 
     def init(self, key: jax.Array, in_shape: Shape) -> Params:
@@ -34,7 +37,8 @@ class Layer:
 
     def backward(self, residuals: Residuals, dy: jax.Array) -> tuple[jax.Array, Params]:
         """From dy = dE/d(output) to dx = dE/d(input) and the gradients, a tree like `params`."""
-        raise NotImplementedError
+        dx, grads, _ = self.backward_with_deltas(residuals, dy)
+        return dx, grads
 
     def backward_with_deltas(
         self, residuals: Residuals, dy: jax.Array
@@ -54,6 +58,17 @@ class Layer:
         """Multiply-adds of the forward pass for one sample; only products with weights count."""
         del in_shape
         return 0
+
+
+def parameter(layer: Layer, params: Params, name: str) -> jax.Array:
+    """The parameter called `name`.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in params:
+        raise InputError(f"{type(layer).__name__}: params has {sorted(params)} but must have {name!r}")
+    return params[name]
 
 
 class FixedLayer(Layer):

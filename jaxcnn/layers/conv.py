@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..errors import InputError, check_floating, check_shape
+from ..errors import InputError, check_count, check_floating, check_shape
 from ..geometry import Padding, Pair, pair, resolve
 from ..initializers import initialize
 from ..rule import with_rule
-from .base import Layer
+from .base import Layer, parameter
 
 # XLA on CPU runs a convolution with other labels than these as a naive loop when it stands inside a scan
 LABELS = ("NHWC", "HWIO", "NHWC")
@@ -131,11 +131,7 @@ def _resolve(x, weight, bias, stride, padding, dilation, groups):
     check_floating("conv2d", 4, x=x, weight=weight, bias=bias)
     if weight.ndim != 4:
         raise InputError(f"conv2d: weight has shape {weight.shape} but must have 4 dimensions (height, width, in, out)")
-    if not isinstance(groups, int) or groups < 1 or x.shape[3] % groups or weight.shape[3] % groups:
-        raise InputError(
-            f"conv2d: groups is {groups!r} but must be an int that divides the {x.shape[3]} input and the "
-            f"{weight.shape[3]} output channels"
-        )
+    _check_groups(groups, x.shape[3], weight.shape[3])
     if weight.shape[2] * groups != x.shape[3]:
         each = f" in each of {groups} groups" if groups > 1 else ""
         raise InputError(
@@ -144,6 +140,14 @@ def _resolve(x, weight, bias, stride, padding, dilation, groups):
     if bias is not None:
         check_shape("conv2d", "bias", bias, weight.shape[3:])
     return resolve("conv2d", x.shape[1:3], weight.shape[:2], stride=stride, padding=padding, dilation=dilation)
+
+
+def _check_groups(groups, in_channels, out_channels):
+    check_count("conv2d", "groups", groups)
+    if in_channels % groups or out_channels % groups:
+        raise InputError(
+            f"conv2d: groups is {groups} but must divide the {in_channels} input and the {out_channels} output channels"
+        )
 
 
 _conv2d = with_rule(conv2d_forward, conv2d_backward)
@@ -166,9 +170,15 @@ class Conv2d(Layer):
     bias: bool = True
     initializer: str = "he_normal"
 
+    def __post_init__(self):
+        check_count("conv2d", "out_channels", self.out_channels)
+        check_count("conv2d", "groups", self.groups)
+        pair("conv2d", "kernel_size", self.kernel_size)
+
     def init(self, key, in_shape):
         if len(in_shape) != 3:
             raise InputError(f"conv2d: the input has shape {in_shape} but must have shape (height, width, channels)")
+        _check_groups(self.groups, in_shape[2], self.out_channels)
         U, V = pair("conv2d", "kernel_size", self.kernel_size)
         shape = (U, V, in_shape[2] // self.groups, self.out_channels)
         fan_in, fan_out = U * V * shape[2], U * V * self.out_channels // self.groups
@@ -176,10 +186,10 @@ class Conv2d(Layer):
         return {"weight": weight, "bias": jnp.zeros(self.out_channels)} if self.bias else {"weight": weight}
 
     def apply(self, params, x, *, train=False, key=None):
-        return conv2d(x, params["weight"], params.get("bias"), **self._hyper)
+        return conv2d(x, *self._arrays(params), **self._hyper)
 
     def forward(self, params, x, *, train=False, key=None):
-        return conv2d_forward(x, params["weight"], params.get("bias"), **self._hyper)
+        return conv2d_forward(x, *self._arrays(params), **self._hyper)
 
     def backward(self, residuals, dy):
         dx, dweight, dbias = conv2d_backward(residuals, dy, **self._hyper)
@@ -193,3 +203,6 @@ class Conv2d(Layer):
     @property
     def _hyper(self):
         return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
+
+    def _arrays(self, params):
+        return parameter(self, params, "weight"), parameter(self, params, "bias") if self.bias else None

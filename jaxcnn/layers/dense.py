@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from ..errors import InputError, check_floating, check_shape
+from ..errors import InputError, check_count, check_floating, check_shape
 from ..initializers import initialize
 from ..rule import with_rule
-from .base import Layer
+from .base import Layer, parameter
 
 
 def dense(x, weight, bias=None) -> jax.Array:
@@ -88,6 +88,9 @@ class Dense(Layer):
     bias: bool = True
     initializer: str = "he_normal"
 
+    def __post_init__(self):
+        check_count("dense", "out_features", self.out_features)
+
     def init(self, key, in_shape):
         if len(in_shape) != 1:
             raise InputError(f"dense: the input has shape {in_shape} but must have shape (in_features,); add Flatten()")
@@ -96,10 +99,10 @@ class Dense(Layer):
         return {"weight": weight, "bias": jnp.zeros(fan_out)} if self.bias else {"weight": weight}
 
     def apply(self, params, x, *, train=False, key=None):
-        return dense(x, params["weight"], params.get("bias"))
+        return dense(x, *self._arrays(params))
 
     def forward(self, params, x, *, train=False, key=None):
-        return dense_forward(x, params["weight"], params.get("bias"))
+        return dense_forward(x, *self._arrays(params))
 
     def backward(self, residuals, dy):
         dx, dweight, dbias = dense_backward(residuals, dy)
@@ -107,3 +110,6 @@ class Dense(Layer):
 
     def multiply_adds(self, in_shape):
         return in_shape[0] * self.out_features
+
+    def _arrays(self, params):
+        return parameter(self, params, "weight"), parameter(self, params, "bias") if self.bias else None

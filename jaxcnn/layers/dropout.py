@@ -40,8 +40,7 @@ def dropout(x, key, *, rate: float) -> jax.Array:
 def dropout_forward(x, key, *, rate):
     """(1): `(y, residuals)` of `dropout`, plain JAX without the rule. The residual is keep, of dtype bool."""
     check_floating("dropout", x=x)
-    if not 0 <= rate < 1:
-        raise InputError(f"dropout: rate is {rate!r} but must be at least 0 and below 1")
+    _check_rate(rate)
     keep = jax.random.bernoulli(key, 1 - rate, x.shape)
     return _kept(x, keep, rate), keep
 
@@ -53,7 +52,12 @@ def dropout_backward(residuals, dy, *, rate):
 
 
 def _kept(x, keep, rate):
-    return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))
+    return jnp.where(keep, x / (1 - float(rate)), jnp.zeros_like(x))
+
+
+def _check_rate(rate):
+    if not 0 <= rate < 1:
+        raise InputError(f"dropout: rate is {rate!r} but must be at least 0 and below 1")
 
 
 _dropout = with_rule(dropout_forward, dropout_backward)
@@ -68,6 +72,9 @@ class Dropout(Layer):
     """
 
     rate: float
+
+    def __post_init__(self):
+        _check_rate(self.rate)
 
     def apply(self, params, x, *, train=False, key=None):
         return dropout(x, self._required(key), rate=self.rate) if train else x

@@ -8,8 +8,8 @@ Shapes:  x (N,H,W,C)   y, dy (N,P,Q,C)   window (U,V), moved by s
 (4)  mean  y[n,p,q,c] = 1/(UV) sum_{u,v} x~[n, ps+u, qs+v, c]       x~ is x padded with 0              [F4]
 (5)        dx         = dy / (UV), spread by the stride and zero-padded, correlated with ones: up(dy) [B4]
 
-Windows may overlap: then an entry of x receives from each. In (4) the padded zeros count, and the divisor is always
-the size UV of the window. In (1) NaN wins.
+Windows may overlap: then an entry of x receives from each, summed in float32 at least. In (4) the padded zeros count,
+and the divisor is always the size UV of the window. In (1) the first NaN wins.
 Loops: reference/pool.py. Tests: tests/layers/test_pool.py.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 from jax import lax
 
 from ..errors import check_floating, check_shape
-from ..geometry import Padding, Pair, resolve_pool
+from ..geometry import Padding, Pair, pair, resolve_pool
 from ..rule import Static, with_rule
 from .base import FixedLayer
 
@@ -54,11 +54,11 @@ def max_pool2d_forward(x, window_size, *, stride=None, padding=0):
     check_floating("max_pool2d", 4, x=x)
     window = resolve_pool("max_pool2d", x.shape[1:3], window_size, stride=stride, padding=padding)
     padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), ((0, 0, 0), *((*pad, 0) for pad in window.padding), (0, 0, 0)))
-    y = _entries_at(padded, window, (0, 0))
-    k = jnp.zeros(y.shape, _position_dtype(window))
+    y = jnp.full((x.shape[0], *window.output, x.shape[3]), -jnp.inf, x.dtype)
+    k = jnp.broadcast_to(_first_tap_inside(window), y.shape)
     for tap, position in enumerate(window.taps):
         entry = _entries_at(padded, window, position)
-        wins = (entry > y) | (entry != entry)
+        wins = (entry > y) | ((entry != entry) & (y == y))
         y, k = jnp.where(wins, entry, y), jnp.where(wins, jnp.array(tap, k.dtype), k)  # (1), (2)
     return y, (k, Static(x.shape))
 
@@ -75,11 +75,11 @@ def max_pool2d_backward(residuals, dy, *, window_size, stride=None, padding=0):
     k, in_shape = residuals
     window = resolve_pool("max_pool2d", in_shape.value[1:3], window_size, stride=stride, padding=padding)
     check_shape("max_pool2d_backward", "dy", dy, k.shape)
-    zero = jnp.zeros((), dy.dtype)
-    dx = jnp.zeros(in_shape.value, dy.dtype)
+    dtype = jnp.promote_types(dy.dtype, jnp.float32)
+    dx = jnp.zeros(in_shape.value, dtype)
     for tap, position in enumerate(window.taps):
-        dx += _placed_at(jnp.where(k == tap, dy, zero), window, position)  # (3)
-    return (dx,)
+        dx += _placed_at(jnp.where(k == tap, dy.astype(dtype), jnp.zeros((), dtype)), window, position)  # (3)
+    return (dx.astype(dy.dtype),)
 
 
 def avg_pool2d(x, window_size: int | Pair, *, stride: int | Pair | None = None, padding: Padding = 0) -> jax.Array:
@@ -158,9 +158,14 @@ def _window_mean(x, window, stride, padding, spread=(1, 1)):
     return (total / (window.kernel[0] * window.kernel[1])).astype(x.dtype)
 
 
-def _position_dtype(window):
-    taps = window.kernel[0] * window.kernel[1]
-    return next(dtype for dtype in (jnp.int8, jnp.int16, jnp.int32) if taps - 1 <= jnp.iinfo(dtype).max)
+def _first_tap_inside(window):
+    """k of the first entry of each window that is not padding: (P, Q, 1), of the smallest integer type that holds k."""
+    (top, _), (left, _) = window.padding
+    rows, columns = (np.arange(size) * step for size, step in zip(window.output, window.stride, strict=True))
+    taps = np.maximum(top - rows, 0)[:, None] * window.kernel[1] + np.maximum(left - columns, 0)
+    last = window.kernel[0] * window.kernel[1] - 1
+    dtype = next(dtype for dtype in (np.int8, np.int16, np.int32) if last <= np.iinfo(dtype).max)
+    return taps.astype(dtype)[:, :, None]
 
 
 _max_pool2d = with_rule(max_pool2d_forward, max_pool2d_backward)
@@ -179,6 +184,9 @@ class MaxPool2d(FixedLayer):
     stride: int | Pair | None = None
     padding: Padding = 0
 
+    def __post_init__(self):
+        pair("max_pool2d", "window_size", self.window_size)
+
     op = staticmethod(max_pool2d)
     op_forward = staticmethod(max_pool2d_forward)
     op_backward = staticmethod(max_pool2d_backward)
@@ -195,6 +203,9 @@ class AvgPool2d(FixedLayer):
     window_size: int | Pair
     stride: int | Pair | None = None
     padding: Padding = 0
+
+    def __post_init__(self):
+        pair("avg_pool2d", "window_size", self.window_size)
 
     op = staticmethod(avg_pool2d)
     op_forward = staticmethod(avg_pool2d_forward)

@@ -48,8 +48,7 @@ def check_network(network: Layer, loss: Loss, params: Params, x, labels, key: ja
     The explicit chain of backward functions against `jax.grad` of the plain forward: the largest deviation of any
     parameter's gradient over the largest entry of that gradient.
 
-    >>> from jaxcnn.layers.dense import Dense
-    >>> from jaxcnn.losses import SoftmaxCrossEntropy
+    >>> from jaxcnn import Dense, SoftmaxCrossEntropy
     >>> params = Dense(3).init(jax.random.key(0), (4,))
     >>> x, labels = np.ones((2, 4)), np.array([0, 2])
     >>> check_network(Dense(3), SoftmaxCrossEntropy(), params, x, labels, jax.random.key(1)) < 1e-10

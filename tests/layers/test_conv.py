@@ -83,7 +83,7 @@ ONES = jnp.ones
         ),
         (
             lambda: conv2d(ONES((2, 7, 5, 4)), ONES((3, 2, 4, 4)), groups=3),
-            "conv2d: groups is 3 but must be an int that divides the 4 input and the 4 output channels",
+            "conv2d: groups is 3 but must divide the 4 input and the 4 output channels",
         ),
         (
             lambda: conv2d(ONES((7, 5, 4)), ONES((3, 2, 4, 4))),
@@ -112,6 +112,20 @@ ONES = jnp.ones
         (
             lambda: Conv2d(4, 3, initializer="zeros").init(jax.random.key(0), (8, 8, 1)),
             "initializer is 'zeros' but must be one of glorot_uniform, he_normal",
+        ),
+        (
+            lambda: Conv2d(6, 3, groups=3).init(jax.random.key(0), (8, 8, 1)),
+            "conv2d: groups is 3 but must divide the 1 input and the 6 output channels",
+        ),
+        (lambda: Conv2d(0, 3), "conv2d: out_channels is 0 but must be an int of at least 1"),
+        (lambda: Conv2d(2, 3, groups=True), "conv2d: groups is True but must be an int of at least 1"),
+        (
+            lambda: Conv2d(2, [3, 3]),
+            "conv2d: kernel_size is [3, 3] but must be an int or a pair of ints, each at least 1",
+        ),
+        (
+            lambda: Conv2d(2, 3).apply({"bias": ONES(2)}, ONES((1, 5, 5, 1))),
+            "Conv2d: params has ['bias'] but must have 'weight'",
         ),
         (
             lambda: Conv2d(4, 3).init(jax.random.key(0), (64,)),

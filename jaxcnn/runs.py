@@ -1,0 +1,113 @@
+"""A run folder: what a training run leaves behind, and how it is read again."""
+
+import json
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from . import checkpoint, files, plots
+from .data import Normalization
+from .errors import InputError
+from .layers.base import Layer, Params, Shape
+from .network import spec_to_json
+from .training import TrainState
+
+
+def check_out(out: Path | None) -> None:
+    """Refuse a folder that exists or cannot be created, before any work is done; None is the next default folder."""
+    if out is not None and (out.exists() or out.is_symlink()):
+        raise InputError(f"out is {str(out)!r}, which exists; it must be a new folder")
+    parent = (out or Path("runs") / "new").absolute().parent
+    while not (parent.exists() or parent.is_symlink()):
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"out is {str(out or 'runs')!r}, which cannot be created: {parent} is no writable folder")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder and what is written there: config.json, metrics.jsonl, model.safetensors, curves.png, kernels.png."""
+
+    folder: Path
+    network: Layer
+    in_shape: Shape
+    config: dict[str, Any]
+
+    @classmethod
+    def create(cls, out: Path | None, name: str, network: Layer, in_shape: Shape, config: dict[str, Any]) -> "Run":
+        """Create the folder `out`, or the next free runs/NAME-0001, and write config.json.
+
+        Raises:
+            InputError: the folder exists or cannot be created.
+        """
+        number = 0
+        while True:
+            number += 1
+            folder = out or Path("runs") / f"{name}-{number:04}"
+            try:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"out is {str(folder)!r}, which cannot be created: {error.strerror}") from None
+            try:
+                folder.mkdir()
+                break
+            except FileExistsError:
+                if out is not None:
+                    raise InputError(f"out is {str(out)!r}, which exists; it must be a new folder") from None
+            except OSError as error:
+                raise InputError(f"out is {str(folder)!r}, which cannot be created: {error.strerror}") from None
+        versions = {"jax": jax.__version__, "python": platform.python_version()}
+        described = {**config, "network": spec_to_json(network), "in_shape": in_shape, "versions": versions}
+        files.write(folder / "config.json", json.dumps(described, indent=2).encode())
+        return cls(folder, network, in_shape, config)
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(metrics, allow_nan=False) + "\n")
+
+    def keep(self, state: TrainState) -> None:
+        """Replace model.safetensors."""
+        checkpoint.save(self.folder / "model.safetensors", self.network, self.in_shape, state, self.config)
+
+    def draw(self, history: list[dict[str, Any]], params: Params) -> None:
+        """Write the pictures; kernels.png only if there is a convolution."""
+        files.write(self.folder / "curves.png", plots.curves(history))
+        kernels = plots.kernels(params)
+        if kernels is not None:
+            files.write(self.folder / "kernels.png", kernels)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What `load` reads back: the checkpoint, and the part of the configuration that evaluation needs."""
+
+    checkpoint: checkpoint.Checkpoint
+    data: str
+    loss: str
+    dtype: str
+    normalization: Normalization
+
+
+def load(folder: Path) -> Saved:
+    """Read a run folder.
+
+    Raises:
+        InputError: it holds no model, or a corrupt one.
+    """
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise InputError(
+            f"run is {str(folder)!r}, which holds no model.safetensors; it must be a folder of jaxcnn train"
+        )
+    saved = checkpoint.load(path)
+    try:
+        named = {name: str(saved.info[name]) for name in ("data", "loss", "dtype")}
+        numbers = {name: float(saved.info["normalization"][name]) for name in ("mean", "std")}
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: is corrupt (configuration: {error}); it must be written by jaxcnn train") from None
+    return Saved(saved, **named, normalization=Normalization(**numbers))
