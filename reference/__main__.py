@@ -1,5 +1,8 @@
 """Run every oracle against every operation and a whole network: `python -m reference [--op NAME]`.
 
+"value" and "reference" compare jaxcnn's value and explicit gradients with the loops, "differences" the gradients with
+central differences of the loops, "autodiff" with automatic differentiation of the plain forward; all in float64.
+
 The only file here that knows jaxcnn. Exits 1 if a check fails.
 """
 
@@ -54,7 +57,7 @@ def check_case(name: str, case: Case, seed: int) -> list[Check]:
     expected = backward(expected_residuals, dy, **case.hyper)
 
     check = partial(Check, name)
-    checks = [check("reference, value", str(case), "y", relative_error(y, expected_y), EXACT)]
+    checks = [check("value", str(case), "y", relative_error(y, expected_y), EXACT)]
     for i, argument in enumerate(operation.arguments):
         if grads[i] is None:
             checks.append(check("reference", str(case), argument, 0.0 if expected[i] is None else np.inf, EXACT))
@@ -65,8 +68,9 @@ def check_case(name: str, case: Case, seed: int) -> list[Check]:
         def value(point, i=i):
             return (forward(*drawn[:i], point, *drawn[i + 1 :], **case.hyper)[0] * dy).sum()
 
-        error = _along_directions(value, drawn[i], grads[i], seed)
-        checks.append(check("differences of reference", str(case), argument, error, FINITE_DIFFERENCE))
+        if case.smooth:
+            error = _along_directions(value, drawn[i], grads[i], seed)
+            checks.append(check("differences", str(case), argument, error, FINITE_DIFFERENCE))
     return checks
 
 
@@ -86,7 +90,7 @@ NETWORK = Sequential(
 )
 
 
-def check_network(seed: int = 0) -> list[Check]:
+def check_whole_network(seed: int = 0) -> list[Check]:
     """A whole network's loss, gradients, dx and deltas by the chain of backward functions, against the oracles."""
     rng = np.random.default_rng(seed)
     x, labels = rng.standard_normal((3, 9, 7, 2)), np.array([2, 0, 3])
@@ -118,7 +122,7 @@ def check_network(seed: int = 0) -> list[Check]:
     dx, grads, deltas = network.sequential_backward(spec, residuals, dy)
 
     check = partial(Check, "network")
-    checks = [check("reference, value", "10 layers", "E", relative_error(E, expected_E), EXACT)]
+    checks = [check("value", "10 layers", "E", relative_error(E, expected_E), EXACT)]
     for oracle, truth in (
         ("reference", {"params": grads, "x": dx, "delta": deltas}),
         ("autodiff", {"params": auto_params, "x": auto_x}),
@@ -135,9 +139,9 @@ def check_network(seed: int = 0) -> list[Check]:
 
         name, parameter = (step.key for step in path)
         error = _along_directions(value, leaf, found["params"][name][parameter], seed)
-        checks.append(check("differences of reference", "10 layers", f"{name} {parameter}", error, FINITE_DIFFERENCE))
+        checks.append(check("differences", "10 layers", f"{name} {parameter}", error, FINITE_DIFFERENCE))
     error = _along_directions(lambda point: reference_loss(params, point), x, found["x"], seed)
-    checks.append(check("differences of reference", "10 layers", "x", error, FINITE_DIFFERENCE))
+    checks.append(check("differences", "10 layers", "x", error, FINITE_DIFFERENCE))
     return checks
 
 
@@ -162,7 +166,7 @@ def all_checks(names) -> Iterator[list[Check]]:
     for name in names:
         for seed, case in enumerate(find(name).cases):
             yield check_case(name, case, seed)
-    yield check_network()
+    yield check_whole_network()
 
 
 def main() -> int:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxcnn.verify import OPERATIONS
+
 ROOT = Path(__file__).parents[1]
 TAG = re.compile(r"\b([GIFALBT]\d{1,2})\b")
 FORMULAS = (ROOT / "docs/formulas.md").read_text()
@@ -61,9 +63,21 @@ def test_paths_in_a_document_exist(document):
         assert (ROOT / path).exists(), path
 
 
-def test_the_accuracy_in_the_readme_is_the_committed_one():
+def test_the_figures_in_the_readme_are_the_committed_ones():
     result = json.loads((ROOT / "benchmarks/results/digits.json").read_text())
-    assert f"{result['median_accuracy']:.2%}" in (ROOT / "README.md").read_text()
-    accuracies = sorted(run["accuracy"] for run in result["runs"])
+    accuracies, seconds = zip(*((run["accuracy"], run["seconds"]) for run in result["runs"]), strict=True)
     assert [run["seed"] for run in result["runs"]] == [0, 1, 2, 3, 4]
-    assert accuracies[2] == result["median_accuracy"]
+    assert sorted(accuracies)[2] == result["median_accuracy"]
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert f"{result['median_accuracy']:.2%} test accuracy" in text
+    assert f"{sorted(seconds)[2]} s (at most {max(seconds)} s)" in text
+
+
+def test_the_tables_name_every_operation_and_pass():
+    for document, extra in (("README.md", []), ("docs/reference.txt", ["network"])):
+        text = (ROOT / document).read_text()
+        for op in [*OPERATIONS, *extra]:
+            (line,) = re.findall(rf"^{op} +\d+ .*$", text, re.M)
+            assert line.endswith("  ok")
+            if op in OPERATIONS:
+                assert int(line.split()[1]) == len(OPERATIONS[op].cases)

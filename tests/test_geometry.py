@@ -1,6 +1,5 @@
 import itertools
 
-import jax
 import numpy as np
 import pytest
 from jax import lax
@@ -84,4 +83,4 @@ def test_a_pooling_window_wholly_in_the_padding_is_refused():
 def test_output_size_accepts_the_forms_of_padding():
     assert output_size(7, 3, padding=(2, 0)) == 7
     assert output_size(7, 3, padding="SAME", stride=2) == 4
-    assert jax.eval_shape(lambda: output_size(7, 3, padding="VALID")) is not None
+    assert output_size(7, 3, padding="VALID") == 5

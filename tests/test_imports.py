@@ -30,6 +30,10 @@ def imported_modules(path: Path):
     """The modules of jaxcnn that the file names, by their first part below the package."""
     depth = len(path.relative_to(ROOT).parts)
     for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            assert not any(alias.name.split(".")[0] == "jaxcnn" for alias in node.names), (
+                f"{path}: use relative imports"
+            )
         if isinstance(node, ast.ImportFrom) and node.level:
             inside = path.relative_to(ROOT).parts[: depth - node.level]
             parts = [*inside, *(node.module or "").split(".")]

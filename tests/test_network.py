@@ -28,6 +28,7 @@ from jaxcnn import (
     summary,
 )
 from jaxcnn.network import LAYERS
+from jaxcnn.verify.tolerances import relative_error, tolerance
 
 NETWORK = Sequential(
     (
@@ -95,6 +96,27 @@ def test_deltas_are_the_sensitivities_of_every_layers_output(rng):
         np.testing.assert_allclose(deltas[name], expected, rtol=1e-10, atol=1e-13)
     np.testing.assert_array_equal(deltas["sequential1/tanh1"], deltas["sequential1"])
     assert deltas["sequential1/conv1"].shape == (4, 2, 1, 4)
+
+
+SMOOTH = Sequential((Conv2d(4, 3), Tanh(), AvgPool2d(2), Flatten(), Dense(5), Sigmoid(), Dense(3)))
+ROUNDINGS = 9 * 2 + 4 + 36 + 5 + 3 + 4 * 16  # the sums on the longest way from an input to a gradient of a kernel
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.usefixtures("float64")
+def test_low_precision_gradients_of_a_whole_network(rng, dtype):
+    """Without kinks, whose decisions flip on rounding; against float64 at the same rounded parameters and images."""
+    x, labels = jnp.asarray(rng.standard_normal((4, 8, 8, 2)), dtype), jnp.array([0, 2, 1, 2])
+    params = jax.tree.map(lambda w: w.astype(dtype), SMOOTH.init(jax.random.key(0), (8, 8, 2)))
+
+    @jax.jit
+    def grads(params, x):
+        y, residuals = SMOOTH.forward(params, x)
+        return SMOOTH.backward(residuals, LOSS.backward(LOSS.forward(y, labels)[1]))[1]
+
+    truth = grads(*jax.tree.map(lambda a: a.astype(jnp.float64), (params, x)))
+    errors = jax.tree.map(relative_error, grads(params, x), truth)
+    assert max(jax.tree.leaves(errors)) <= tolerance(dtype, ROUNDINGS)
 
 
 def test_names_and_parameters():

@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import losses
 from ..errors import InputError
-from ..geometry import resolve
+from ..geometry import resolve, resolve_pool
 from ..layers import activation, conv, dense, dropout, pool, reshape
 
 
@@ -22,8 +22,8 @@ class Draw:
     """How one argument is drawn.
 
     Kinds: "normal" is N(0, 1); "apart" holds distinct values at least 0.02 apart and 0.01 from zero, for operations
-    with kinks; "probabilities" are positive rows that sum to one; "labels" are integers below `classes`; "key" is a
-    key of `jax.random.key`.
+    with kinks; "tied" holds only 0, 1 and 2, so that most windows tie; "probabilities" are positive rows that sum to
+    one; "labels" are integers below `classes`; "key" is a key of `jax.random.key`.
     """
 
     shape: tuple[int, ...] = ()
@@ -36,6 +36,8 @@ class Draw:
         if self.kind == "apart":
             count = math.prod(self.shape)
             return (rng.permutation(count) - count // 2 + 0.5).reshape(self.shape) * max(0.02, 4 / count)
+        if self.kind == "tied":
+            return rng.integers(0, 3, self.shape).astype(np.float64)
         if self.kind == "probabilities":
             return rng.dirichlet(np.ones(self.shape[-1]), self.shape[:-1])
         if self.kind == "labels":
@@ -54,6 +56,11 @@ class Case:
     args: tuple[Draw | None, ...]
     hyper: dict[str, Any] = field(default_factory=dict)
     terms: int = 1
+
+    @property
+    def smooth(self) -> bool:
+        """No argument is drawn on a kink, so finite differences have the derivative as their limit."""
+        return not any(spec is not None and spec.kind == "tied" for spec in self.args)
 
     def draw(self, seed: int) -> list:
         """The arguments, float64 NumPy arrays where they are floating point."""
@@ -123,8 +130,10 @@ CONV_CASES = (
 
 
 def _pool_cases(kind):
-    def case(shape, **hyper):
-        return Case((Draw(shape, kind),), hyper, math.prod(shape[1:3]))
+    def case(shape, kind=kind, **hyper):
+        window = resolve_pool("pool", shape[1:3], **hyper)
+        overlap = math.prod(-(-k // s) for k, s in zip(window.kernel, window.stride, strict=True))
+        return Case((Draw(shape, kind),), hyper, max(math.prod(window.kernel), overlap))
 
     return (
         case((2, 6, 4, 3), window_size=2),
@@ -135,6 +144,7 @@ def _pool_cases(kind):
         case((2, 7, 6, 2), window_size=(3, 2), stride=2, padding="SAME"),
         case((2, 7, 8, 2), window_size=(2, 1), stride=(3, 2)),
         case((1, 5, 4, 1), window_size=(5, 4)),
+        case((2, 7, 6, 2), "tied", window_size=3, stride=2, padding=((1, 0), (0, 2))),
     )
 
 
