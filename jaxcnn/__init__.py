@@ -51,7 +51,8 @@ from .losses import (
     squared_error_backward,
     squared_error_forward,
 )
-from .network import Sequential, Summary, predict, spec_from_json, spec_to_json, summary
+from .lowering import compiler_options
+from .network import Sequential, Summary, predict, relu_after_pool, spec_from_json, spec_to_json, summary
 from .rule import Static, with_rule
 from .sgd import SGD, Constant, Cosine, Optax, SGDState, Step, WarmUp
 from .training import (
@@ -101,6 +102,7 @@ __all__ = [
     "avg_pool2d",
     "avg_pool2d_backward",
     "avg_pool2d_forward",
+    "compiler_options",
     "conv2d",
     "conv2d_backward",
     "conv2d_forward",
@@ -126,6 +128,7 @@ __all__ = [
     "one_hot",
     "predict",
     "relu",
+    "relu_after_pool",
     "relu_backward",
     "relu_forward",
     "sigmoid",

@@ -10,7 +10,7 @@ Tests: tests/test_training.py.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -21,6 +21,8 @@ from jax import lax
 from .errors import InputError, check_count
 from .layers.base import Layer, Params, Shape
 from .losses import Loss
+from .lowering import compiler_options
+from .network import relu_after_pool
 from .sgd import Optimizer
 
 
@@ -62,7 +64,7 @@ def init_state(network: Layer, optimizer: Optimizer, key: jax.Array, in_shape: S
 
 
 def gradients(network: Layer, loss: Loss, params: Params, x, labels, *, key=None):
-    """`(grads, E, outputs)` of one batch by the hand-written chain, with `train=True`.
+    """`(grads, E, outputs)` of one batch by the hand-written chain, with `train=True` and `relu_after_pool`.
 
     >>> from jaxcnn import Dense, SoftmaxCrossEntropy
     >>> params = {"weight": jnp.zeros((1, 2)), "bias": jnp.zeros(2)}
@@ -70,6 +72,7 @@ def gradients(network: Layer, loss: Loss, params: Params, x, labels, *, key=None
     >>> print(grads["bias"])
     [ 0.5 -0.5]
     """
+    network = relu_after_pool(network)
     outputs, residuals = network.forward(params, x, train=True, key=key)
     E, loss_residuals = loss.forward(outputs, labels)
     _, grads = network.backward(residuals, loss.backward(loss_residuals))
@@ -85,9 +88,14 @@ def _step(network, loss, optimizer, state, x, labels):
     return replace(state, params=params, optimizer=optimizer_state, step=state.step + 1), metrics
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
+@cache
+def _compiled(function, static_argnums):
+    # not at import: finding the options compiles a trivial function
+    return jax.jit(function, static_argnums=static_argnums, compiler_options=compiler_options())
+
+
 def train_step(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainState, x, labels):
-    """One update (1).
+    """One update (1), compiled with `compiler_options()`; inside a `jit` of your own call `gradients` instead.
 
     Args:
         network, loss, optimizer: specs; static.
@@ -98,10 +106,9 @@ def train_step(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainSta
     Returns:
         `(state, metrics)`: "loss" is the batch's mean loss before the update, "correct" how many it classified right.
     """
-    return _step(network, loss, optimizer, state, x, labels)
+    return _compiled(_step, (0, 1, 2))(network, loss, optimizer, state, x, labels)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 6))
 def train_epoch(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainState, images, labels, batch_size: int):
     """One epoch as one compiled scan over shuffled batches, with the data on the device.
 
@@ -120,6 +127,10 @@ def train_epoch(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainSt
     Raises:
         InputError: the batch size is not between 1 and N.
     """
+    return _compiled(_epoch, (0, 1, 2, 6))(network, loss, optimizer, state, images, labels, batch_size)
+
+
+def _epoch(network, loss, optimizer, state, images, labels, batch_size):
     state = replace(state, epoch=state.epoch + 1)
     order = epoch_order(state.key, state.epoch, len(images), batch_size)
 

@@ -11,7 +11,7 @@ from jaxcnn.verify import OPERATIONS
 ROOT = Path(jaxcnn.__file__).parent
 LEVELS = [
     {"errors", "rule", "files"},
-    {"geometry", "initializers", "sgd", "data"},
+    {"geometry", "initializers", "sgd", "data", "lowering"},
     {"layers", "losses"},
     {"network"},
     {"models"},

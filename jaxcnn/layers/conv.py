@@ -20,11 +20,9 @@ from jax import lax
 from ..errors import InputError, check_count, check_floating, check_shape
 from ..geometry import Padding, Pair, pair, resolve
 from ..initializers import initialize
+from ..lowering import LABELS, correlate, materialized
 from ..rule import with_rule
 from .base import Layer, parameter
-
-# XLA on CPU runs a convolution with other labels than these as a naive loop when it stands inside a scan
-LABELS = ("NHWC", "HWIO", "NHWC")
 
 
 def conv2d(
@@ -63,15 +61,7 @@ def conv2d(
 def conv2d_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
     """(1): `(y, residuals)` of `conv2d`, plain JAX without the rule."""
     window = _resolve(x, weight, bias, stride, padding, dilation, groups)
-    y = lax.conv_general_dilated(  # (1)
-        x,
-        weight,
-        window.stride,
-        window.padding,
-        rhs_dilation=window.dilation,
-        feature_group_count=groups,
-        dimension_numbers=LABELS,
-    )
+    y = correlate(x, weight, window, groups)  # (1)
     if bias is not None:
         y = y + bias
     return y, (x, weight, bias)
@@ -92,13 +82,14 @@ def conv2d_backward(residuals, dy, *, stride=1, padding=0, dilation=1, groups=1)
     x, weight, bias = residuals
     window = resolve("conv2d", x.shape[1:3], weight.shape[:2], stride=stride, padding=padding, dilation=dilation)
     check_shape("conv2d_backward", "dy", dy, (x.shape[0], *window.output, weight.shape[3]))
+    dy = materialized(dy)
 
-    dbias = None if bias is None else dy.sum(axis=(0, 1, 2))  # (2)
+    dbias = None if bias is None else materialized(dy.sum(axis=0)).sum(axis=(0, 1))  # (2)
 
     # (3) dy is the kernel: the batch is contracted, stride and dilation swap their roles
     dweight = lax.conv_general_dilated(
-        x.transpose(3, 1, 2, 0),
-        dy.transpose(1, 2, 0, 3),
+        materialized(x.transpose(3, 1, 2, 0)),
+        materialized(dy.transpose(1, 2, 0, 3)),
         window.dilation,
         window.dweight_padding,
         rhs_dilation=window.stride,

@@ -22,6 +22,7 @@ from jax import lax
 
 from ..errors import check_floating, check_shape
 from ..geometry import Padding, Pair, pair, resolve_pool
+from ..lowering import materialized
 from ..rule import Static, with_rule
 from .base import FixedLayer
 
@@ -60,7 +61,7 @@ def max_pool2d_forward(x, window_size, *, stride=None, padding=0):
         entry = _entries_at(padded, window, position)
         wins = (entry > y) | ((entry != entry) & (y == y))
         y, k = jnp.where(wins, entry, y), jnp.where(wins, jnp.array(tap, k.dtype), k)  # (1), (2)
-    return y, (k, Static(x.shape))
+    return materialized(y), (materialized(k), Static(x.shape))
 
 
 def max_pool2d_backward(residuals, dy, *, window_size, stride=None, padding=0):
@@ -79,7 +80,7 @@ def max_pool2d_backward(residuals, dy, *, window_size, stride=None, padding=0):
     dx = jnp.zeros(in_shape.value, dtype)
     for tap, position in enumerate(window.taps):
         dx += _placed_at(jnp.where(k == tap, dy.astype(dtype), jnp.zeros((), dtype)), window, position)  # (3)
-    return (dx.astype(dy.dtype),)
+    return (materialized(dx.astype(dy.dtype)),)
 
 
 def avg_pool2d(x, window_size: int | Pair, *, stride: int | Pair | None = None, padding: Padding = 0) -> jax.Array:

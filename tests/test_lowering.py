@@ -1,0 +1,92 @@
+"""Each fast formulation equals the plain one, and stays in the compiled program."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn import Conv2d, Dense, Flatten, MaxPool2d, ReLU, Sequential, SoftmaxCrossEntropy, compiler_options, lowering
+from jaxcnn.geometry import resolve
+from jaxcnn.network import relu_after_pool
+from jaxcnn.verify.tolerances import relative_error, tolerance
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+@pytest.mark.parametrize(
+    "hyper",
+    [{}, {"stride": (2, 3)}, {"padding": ((1, 0), (0, 2)), "stride": 2}, {"dilation": (2, 1), "padding": "SAME"}],
+)
+@pytest.mark.usefixtures("float64")
+def test_multiply_adds_are_the_convolution(rng, dtype, channels, hyper):
+    x, weight = rng.standard_normal((3, 9, 8, channels)), rng.standard_normal((3, 2, channels, 4))
+    window = resolve("conv2d", (9, 8), (3, 2), **hyper)
+    expected = jax.lax.conv_general_dilated(
+        x, weight, window.stride, window.padding, rhs_dilation=window.dilation, dimension_numbers=lowering.LABELS
+    )
+    x, weight = jnp.asarray(x, dtype), jnp.asarray(weight, dtype)
+    assert relative_error(lowering.correlate(x, weight, window, 1), expected) <= tolerance(dtype, 6 * channels)
+    assert relative_error(lowering._multiply_adds(window, x, weight), expected) <= tolerance(dtype, 6 * channels)
+
+
+def test_what_is_materialized_is_not_fused_away():
+    """Without the boundary the product ends in one fusion with the sum; with it a call stays between them."""
+
+    def f(barrier, x):
+        return (barrier(x * 3) + 1).sum(axis=0)
+
+    x = jnp.ones((32, 32))
+    kept = jax.jit(lambda x: f(lowering.materialized, x)).lower(x).compile().as_text()
+    fused = jax.jit(lambda x: f(lambda x: x, x)).lower(x).compile().as_text()
+    if jax.default_backend() == "cpu":
+        assert 'inlineable="false"' in kept
+    assert 'inlineable="false"' not in fused
+
+
+def test_no_select_and_scatter_no_odd_labels_and_no_second_copy_in_a_training_step():
+    """Three convolutions forwards, three for the kernels, two for the inputs: the first input needs no gradient."""
+    layers = [layer for channels in (4, 5, 6) for layer in (Conv2d(channels, 3, padding=1), ReLU(), MaxPool2d(2))]
+    network, loss = Sequential([*layers, Flatten(), Dense(3)]), SoftmaxCrossEntropy()
+    params = network.init(jax.random.key(0), (16, 16, 4))
+
+    def step(params, x):
+        y, residuals = network.forward(params, x)
+        return network.backward(residuals, loss.backward(loss.forward(y, jnp.zeros(2, int))[1]))[1]
+
+    lowered = jax.jit(lambda p, x: jax.lax.scan(lambda p, x: (step(p, x), None), p, x)[0]).lower(
+        params, jnp.ones((3, 2, 16, 16, 4))
+    )
+    assert "select_and_scatter" not in lowered.as_text()
+    compiled = lowered.compile().as_text()
+    convolutions = [line for line in compiled.splitlines() if " convolution(" in line]
+    assert len(convolutions) == 8
+    assert all("dim_labels=b01f_01io->b01f" in line for line in convolutions)
+
+
+@pytest.mark.usefixtures("float64")
+def test_relu_after_pool_is_the_same_function_with_the_same_gradients(rng):
+    inner = Sequential((Conv2d(3, 2), ReLU(), MaxPool2d(2, stride=1)))
+    network = Sequential((Conv2d(2, 3), ReLU(), MaxPool2d(3, stride=2, padding=1), inner, Flatten(), Dense(2)))
+    moved = relu_after_pool(network)
+    assert moved.names[1:3] == ("maxpool1", "relu1")
+    assert moved.layers[3].names == ("conv1", "maxpool1", "relu1")
+    params = network.init(jax.random.key(0), (9, 8, 1))
+    # whole numbers: windows tie, windows are dead, and sums are exact
+    params = jax.tree.map(lambda w: jnp.asarray(rng.integers(-2, 2, w.shape), float), params)
+    x, dy = jnp.asarray(rng.integers(-2, 3, (3, 9, 8, 1)), float), jnp.asarray(rng.integers(-3, 4, (3, 2)), float)
+    results = []
+    for net in (network, moved):
+        y, residuals = jax.jit(net.forward)(params, x)
+        results.append((y, jax.jit(net.backward)(residuals, dy)))
+    jax.tree.map(np.testing.assert_array_equal, *results)
+    assert any(leaf.any() for leaf in jax.tree.leaves(results[0]))
+
+
+def test_compiler_options_can_be_used_and_are_harmless_where_unknown(monkeypatch):
+    assert jax.jit(lambda x: 2 * x, compiler_options=compiler_options())(3) == 6
+    monkeypatch.setattr(lowering, "OPTIONS", {"xla_no_such_option": "1"})
+    compiler_options.cache_clear()
+    try:
+        assert compiler_options() == {}
+    finally:
+        compiler_options.cache_clear()
