@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.steps import NETS, table
 from jaxcnn.verify import OPERATIONS
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +72,12 @@ def test_the_figures_in_the_readme_are_the_committed_ones():
     text = " ".join((ROOT / "README.md").read_text().split())
     assert f"{result['median_accuracy']:.2%} test accuracy" in text
     assert f"{sorted(seconds)[2]} s (at most {max(seconds)} s)" in text
+
+
+def test_the_speed_table_is_the_committed_measurement():
+    result = json.loads((ROOT / "benchmarks/results/steps.json").read_text())
+    assert table(result) in (ROOT / "README.md").read_text()
+    assert list(result["nets"]) == list(NETS)
 
 
 def test_the_tables_name_every_operation_and_pass():

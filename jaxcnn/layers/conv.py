@@ -84,7 +84,10 @@ def conv2d_backward(residuals, dy, *, stride=1, padding=0, dilation=1, groups=1)
     check_shape("conv2d_backward", "dy", dy, (x.shape[0], *window.output, weight.shape[3]))
     dy = materialized(dy)
 
-    dbias = None if bias is None else materialized(dy.sum(axis=0)).sum(axis=(0, 1))  # (2)
+    dbias = None
+    if bias is not None:  # (2) over the batch first: both sums then run along memory
+        over_batch = materialized(dy.sum(axis=0, dtype=jnp.promote_types(dy.dtype, jnp.float32)))
+        dbias = over_batch.sum(axis=(0, 1)).astype(dy.dtype)
 
     # (3) dy is the kernel: the batch is contracted, stride and dilation swap their roles
     dweight = lax.conv_general_dilated(
