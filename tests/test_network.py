@@ -1,5 +1,6 @@
 import json
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from jaxcnn import (
     summary,
 )
 from jaxcnn.network import LAYERS
+from jaxcnn.verify.oracles import QUICK
 from jaxcnn.verify.tolerances import relative_error, tolerance
 
 NETWORK = Sequential(
@@ -54,7 +56,7 @@ def problem(rng):
 def test_the_explicit_chain_is_jax_grad_of_the_plain_forward_and_of_apply(rng):
     params, x, labels, key = problem(rng)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=QUICK)
     def explicit(params, x):
         y, residuals = NETWORK.forward(params, x, train=True, key=key)
         return NETWORK.backward(residuals, LOSS.backward(LOSS.forward(y, labels)[1]))
@@ -68,7 +70,7 @@ def test_the_explicit_chain_is_jax_grad_of_the_plain_forward_and_of_apply(rng):
         return LOSS.apply(NETWORK.apply(params, x, train=True, key=key), labels)
 
     for f in (plain, with_rules):
-        expected = jax.jit(jax.grad(f, argnums=(0, 1)))(params, x)
+        expected = jax.jit(jax.grad(f, argnums=(0, 1)), compiler_options=QUICK)(params, x)
         assert jax.tree.structure((grads, dx)) == jax.tree.structure(expected)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), (grads, dx), expected)
     assert with_rules(params, x) == plain(params, x)

@@ -21,10 +21,10 @@ CASES = [
     for name, operation in OPERATIONS.items()
     for seed, case in enumerate(operation.cases)
 ]
-ONE_EACH = [
+SOME = [
     pytest.param(name, operation.cases[index], index, id=f"{name}-{index}")
     for name, operation in OPERATIONS.items()
-    for index in sorted({0, len(operation.cases) // 2, len(operation.cases) - 1})
+    for index in sorted({len(operation.cases) // 2, len(operation.cases) - 1})
 ]
 jit = partial(jax.jit, compiler_options=QUICK)
 
@@ -87,7 +87,7 @@ def test_shapes_dtypes_and_values(name, case, seed):
     assert_same(*values)
 
 
-@pytest.mark.parametrize(("name", "case", "seed"), ONE_EACH)
+@pytest.mark.parametrize(("name", "case", "seed"), SOME)
 @pytest.mark.usefixtures("float64")
 def test_jit_is_eager_and_residuals_survive_its_boundary(name, case, seed):
     operation, args, dy = problem(name, case, seed)
@@ -96,7 +96,7 @@ def test_jit_is_eager_and_residuals_survive_its_boundary(name, case, seed):
     assert_same(jit(partial(operation.backward, **case.hyper))(residuals, dy), expected)
 
 
-@pytest.mark.parametrize(("name", "case", "seed"), ONE_EACH)
+@pytest.mark.parametrize(("name", "case", "seed"), SOME)
 @pytest.mark.usefixtures("float64")
 def test_vmap_is_a_loop(name, case, seed):
     operation, _, _ = problem(name, case, seed)
@@ -109,7 +109,7 @@ def test_vmap_is_a_loop(name, case, seed):
     assert_same(batched, expected)
 
 
-@pytest.mark.parametrize(("name", "case", "seed"), ONE_EACH)
+@pytest.mark.parametrize(("name", "case", "seed"), SOME)
 @pytest.mark.usefixtures("float64")
 def test_scan_is_a_loop(name, case, seed):
     operation, args, dy = problem(name, case, seed)
@@ -125,7 +125,7 @@ def test_scan_is_a_loop(name, case, seed):
     assert_same(stacked, tuple(None if g[0] is None else jnp.stack(g) for g in zip(*expected, strict=True)))
 
 
-@pytest.mark.parametrize(("name", "case", "seed"), ONE_EACH)
+@pytest.mark.parametrize(("name", "case", "seed"), SOME)
 @pytest.mark.usefixtures("float64")
 def test_the_gradient_of_the_gradient_is_autodiffs(name, case, seed):
     operation, args, dy = problem(name, case, seed)
@@ -145,7 +145,7 @@ def test_the_gradient_of_the_gradient_is_autodiffs(name, case, seed):
     assert_same(second(operation.op, args, dy), second(plain(operation), args, dy))
 
 
-@pytest.mark.parametrize(("name", "case", "seed"), ONE_EACH)
+@pytest.mark.parametrize(("name", "case", "seed"), SOME)
 @pytest.mark.usefixtures("float64")
 def test_backward_is_linear_in_dy(name, case, seed):
     operation, args, dy = problem(name, case, seed)
