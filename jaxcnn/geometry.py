@@ -29,7 +29,7 @@ Padding = int | str | Pads
 class Window:
     """A window resolved against an input of height and width `size`; every field is a pair (height, width).
 
-    Made by `resolve`. Hashable, so that it can be a static argument.
+    Made by `resolve`; then the `spread` is 1. Hashable, so that it can be a static argument.
     """
 
     size: Pair
@@ -37,11 +37,23 @@ class Window:
     stride: Pair
     padding: Pads
     dilation: Pair
+    spread: Pair = (1, 1)
 
     @property
     def output(self) -> Pair:
-        """Height and width of the output, (1)."""
-        return self._per_axis(_output_size)
+        """Height and width of the output, (1) with n spread to (n - 1) spread + 1 entries."""
+        spread = Window(self.spread_size, self.kernel, self.stride, self.padding, self.dilation)
+        return spread._per_axis(_output_size)
+
+    @property
+    def spread_size(self) -> Pair:
+        """Height and width of the input with spread - 1 zeros between its entries."""
+        return tuple((n - 1) * spread + 1 for n, spread in zip(self.size, self.spread, strict=True))
+
+    @property
+    def backward(self) -> "Window":
+        """The window of dx over dy: dy spread by the stride and padded by (4), the same taps at the same distances."""
+        return Window(self.output, self.kernel, (1, 1), self.dx_padding, self.dilation, spread=self.stride)
 
     @property
     def dx_padding(self) -> Pads:
