@@ -39,6 +39,7 @@ from .layers.pool import (
     max_pool2d_forward,
 )
 from .layers.reshape import Flatten, flatten, flatten_backward, flatten_forward
+from .layers.residual import Residual
 from .losses import (
     Loss,
     SoftmaxCrossEntropy,
@@ -87,6 +88,7 @@ __all__ = [
     "NonFiniteLoss",
     "Optax",
     "ReLU",
+    "Residual",
     "SGDState",
     "Sequential",
     "Sigmoid",

@@ -13,7 +13,7 @@ kernel dilated by s. Both may be negative: a negative padding crops.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -42,13 +42,13 @@ class Window:
     @property
     def output(self) -> Pair:
         """Height and width of the output, (1) with n spread to (n - 1) spread + 1 entries."""
-        spread = Window(self.spread_size, self.kernel, self.stride, self.padding, self.dilation)
-        return spread._per_axis(_output_size)
+        return replace(self, size=self.spread_size)._per_axis(_output_size)
 
     @property
     def spread_size(self) -> Pair:
         """Height and width of the input with spread - 1 zeros between its entries."""
-        return tuple((n - 1) * spread + 1 for n, spread in zip(self.size, self.spread, strict=True))
+        (h, w), (a, b) = self.size, self.spread
+        return (h - 1) * a + 1, (w - 1) * b + 1
 
     @property
     def backward(self) -> "Window":

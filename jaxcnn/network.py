@@ -27,6 +27,7 @@ from .layers.dense import Dense
 from .layers.dropout import Dropout
 from .layers.pool import AvgPool2d, MaxPool2d
 from .layers.reshape import Flatten
+from .layers.residual import Residual
 
 
 @dataclass(frozen=True, init=False)
@@ -126,6 +127,8 @@ def relu_after_pool(network: Layer) -> Layer:
     >>> relu_after_pool(Sequential((Conv2d(4, 3), ReLU(), MaxPool2d(2)))).names
     ('conv1', 'maxpool1', 'relu1')
     """
+    if isinstance(network, Residual):
+        return Residual(relu_after_pool(network.body), network.shortcut and relu_after_pool(network.shortcut))
     if not isinstance(network, Sequential):
         return network
     layers = [relu_after_pool(layer) for layer in network.layers]
@@ -290,7 +293,7 @@ def summary(network: Layer, in_shape: Shape, *, batch_size: int = 1) -> Summary:
 LAYERS = {
     layer.__name__: layer
     for layer in (
-        AvgPool2d, Conv2d, Dense, Dropout, Flatten, MaxPool2d, ReLU, Sequential, Sigmoid, Softmax, Tanh,
+        AvgPool2d, Conv2d, Dense, Dropout, Flatten, MaxPool2d, ReLU, Residual, Sequential, Sigmoid, Softmax, Tanh,
     )
 }  # fmt: skip
 
