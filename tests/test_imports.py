@@ -17,7 +17,7 @@ LEVELS = [
     {"models"},
     {"training", "checkpoint"},
     {"verify", "plots"},
-    {"runs"},
+    {"runs", "bench"},
     {"cli", "commands", "__main__"},
 ]
 
