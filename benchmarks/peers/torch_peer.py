@@ -2,6 +2,7 @@
 
 import os
 
+import jax
 import numpy as np
 import torch
 from torch import nn
@@ -12,6 +13,9 @@ from jaxcnn import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, ReLU, Residual,
 
 VERSIONS = {"torch": torch.__version__}
 CHANNELS_FIRST = True
+DEVICE = "cuda" if jax.default_backend() == "gpu" else "cpu"
+if DEVICE == "cuda" and not torch.cuda.is_available():
+    raise ImportError("PyTorch sees no GPU, JAX does")
 FORMATS = {"torch": torch.contiguous_format, "torch, channels last": torch.channels_last}
 
 torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -65,15 +69,14 @@ class Net:
     """A network that learns one batch."""
 
     def __init__(self, network, weights, x, labels, rate, dtype, memory_format, wrap=lambda model: model):
-        device = _device()
         model = module(network, x.shape[1:])
         with torch.no_grad():
             for parameter, value in zip(model.parameters(), (a for pair in weights for a in pair), strict=True):
                 parameter.copy_(torch.tensor(value))
-        model = model.to(device=device, dtype=dtype, memory_format=memory_format)
-        images = torch.tensor(x).permute(0, 3, 1, 2).to(device=device, dtype=dtype)
+        model = model.to(device=DEVICE, dtype=dtype, memory_format=memory_format)
+        images = torch.tensor(x).permute(0, 3, 1, 2).to(device=DEVICE, dtype=dtype)
         self.images = images.contiguous(memory_format=memory_format)
-        self.labels = torch.tensor(labels).long().to(device)
+        self.labels = torch.tensor(labels).long().to(DEVICE)
         self.groups = [len(pair) for pair in weights]
         self.parameters = list(model.parameters())
         self.model, self.loss = wrap(model), nn.CrossEntropyLoss()
@@ -110,7 +113,7 @@ def nets(network, weights, x, labels, rate, dtype, tf32):
     _allow(tf32)
     args = (network, weights, x, labels, rate, getattr(torch, dtype))
     found = {name: Net(*args, memory_format) for name, memory_format in FORMATS.items()}
-    if torch.cuda.is_available():
+    if DEVICE == "cuda":
         found["torch.compile, channels last"] = Net(*args, torch.channels_last, torch.compile)
     return found
 
@@ -127,7 +130,7 @@ def operations(op, direction, x, weight, dy, hyper, dtype, tf32):
 def _operation(op, direction, x, weight, dy, hyper, dtype, memory_format):
     def tensor(array, axes):
         moved = torch.tensor(np.ascontiguousarray(array)).permute(axes)
-        return moved.to(device=_device(), dtype=getattr(torch, dtype)).contiguous(memory_format=memory_format)
+        return moved.to(device=DEVICE, dtype=getattr(torch, dtype)).contiguous(memory_format=memory_format)
 
     x, dy = tensor(x, (0, 3, 1, 2)), tensor(dy, (0, 3, 1, 2))
     order = (2, 3, 1, 0) if direction == "dweight" else (0, 2, 3, 1)
@@ -155,17 +158,13 @@ def _operation(op, direction, x, weight, dy, hyper, dtype, memory_format):
     return run, lambda: _array(run().detach().permute(order))
 
 
-def _device():
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _allow(tf32):
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
 def _wait():
-    if torch.cuda.is_available():
+    if DEVICE == "cuda":
         torch.cuda.synchronize()
 
 

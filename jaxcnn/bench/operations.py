@@ -111,7 +111,8 @@ def _case(case: Case, precision: Precision, per_multiply_add, peers, seconds) ->
     dy = draw.standard_normal(y.shape, np.float32)
     args, dy = precision.cast((args, dy))
     truths = _in_float64(case, args, dy)
-    products = y.size * case.window**2 * weight.shape[2]
+    products = y.size * case.window**2 * (weight.shape[2] if case.op == "conv2d" else 1)
+    sizes = {"forward": y.size, "dx": x.size, "dweight": weight.size}
     for direction in case.directions:
         variants = [
             _variant("ours", _ours(case, direction), compiler_options(), *_kept(case, direction, args), dy),
@@ -125,9 +126,9 @@ def _case(case: Case, precision: Precision, per_multiply_add, peers, seconds) ->
             variants += [Variant(name, run, lambda answer=answer: [answer()]) for name, (run, answer) in found.items()]
         about = {"op": case.op, "case": str(case), "direction": direction, "precision": precision.name}
         limit = {"product_milliseconds": 1e3 * products * per_multiply_add} if case.op == "conv2d" else {}
-        terms = products * BATCH // (dy.size if direction == "forward" else x.size if direction == "dx" else 1)
+        terms = -(-products // sizes[direction])
         eps_of = jnp.bfloat16 if precision.tf32 else precision.dtype  # TF32 has 3 bits more: within the same bound
-        for row in measure(variants, [truths[direction]], tolerance(jnp.dtype(eps_of), max(terms, 1)), seconds):
+        for row in measure(variants, [truths[direction]], tolerance(jnp.dtype(eps_of), terms), seconds):
             yield {"table": "operation", **about, **limit, **row}
 
 

@@ -43,8 +43,9 @@ def load(names) -> tuple[dict[str, ModuleType], dict[str, str]]:
         module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except ModuleNotFoundError as error:
-            left_out[name] = f"{error.name} is not installed"
+        except ImportError as error:
+            missing = isinstance(error, ModuleNotFoundError)
+            left_out[name] = f"{error.name} is not installed" if missing else str(error)
             continue
         found[name] = module
     return found, left_out

@@ -21,7 +21,7 @@ from ..network import Sequential
 def loss(network: Layer, params: Params, x, labels, decided: Any = None) -> jax.Array:
     """Mean cross-entropy of the network's logits.
 
-    >>> float(loss(Flatten(), {}, jnp.zeros((2, 1, 1, 4)), jnp.array([0, 3])).round(4))
+    >>> print(loss(Flatten(), {}, jnp.zeros((2, 1, 1, 4)), jnp.array([0, 3])).round(4))
     1.3863
     """
     logits = apply(network, params, x, decided)
