@@ -8,12 +8,16 @@ from . import geometry, initializers, models
 from .errors import InputError
 from .layers.activation import (
     ReLU,
+    ScaledTanh,
     Sigmoid,
     Softmax,
     Tanh,
     relu,
     relu_backward,
     relu_forward,
+    scaled_tanh,
+    scaled_tanh_backward,
+    scaled_tanh_forward,
     sigmoid,
     sigmoid_backward,
     sigmoid_forward,
@@ -25,7 +29,7 @@ from .layers.activation import (
     tanh_forward,
 )
 from .layers.base import FixedLayer, Layer
-from .layers.conv import Conv2d, conv2d, conv2d_backward, conv2d_forward
+from .layers.conv import LENET5_C3, Conv2d, conv2d, conv2d_backward, conv2d_forward
 from .layers.dense import Dense, dense, dense_backward, dense_forward
 from .layers.dropout import Dropout, dropout, dropout_backward, dropout_forward
 from .layers.pool import (
@@ -39,6 +43,16 @@ from .layers.pool import (
     max_pool2d_forward,
 )
 from .layers.reshape import Flatten, flatten, flatten_backward, flatten_forward
+from .layers.stochastic_pool import (
+    StochasticPool2d,
+    expected_pool2d,
+    expected_pool2d_backward,
+    expected_pool2d_forward,
+    stochastic_pool2d,
+    stochastic_pool2d_backward,
+    stochastic_pool2d_forward,
+)
+from .layers.subsample import Subsample2d, subsample2d, subsample2d_backward, subsample2d_forward
 from .losses import (
     Loss,
     SoftmaxCrossEntropy,
@@ -70,6 +84,7 @@ from .training import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "LENET5_C3",
     "SGD",
     "AvgPool2d",
     "Constant",
@@ -88,6 +103,7 @@ __all__ = [
     "Optax",
     "ReLU",
     "SGDState",
+    "ScaledTanh",
     "Sequential",
     "Sigmoid",
     "Softmax",
@@ -95,6 +111,8 @@ __all__ = [
     "SquaredError",
     "Static",
     "Step",
+    "StochasticPool2d",
+    "Subsample2d",
     "Summary",
     "Tanh",
     "TrainState",
@@ -113,6 +131,9 @@ __all__ = [
     "dropout_backward",
     "dropout_forward",
     "evaluate",
+    "expected_pool2d",
+    "expected_pool2d_backward",
+    "expected_pool2d_forward",
     "fit",
     "flatten",
     "flatten_backward",
@@ -131,6 +152,9 @@ __all__ = [
     "relu_after_pool",
     "relu_backward",
     "relu_forward",
+    "scaled_tanh",
+    "scaled_tanh_backward",
+    "scaled_tanh_forward",
     "sigmoid",
     "sigmoid_backward",
     "sigmoid_forward",
@@ -145,6 +169,12 @@ __all__ = [
     "squared_error",
     "squared_error_backward",
     "squared_error_forward",
+    "stochastic_pool2d",
+    "stochastic_pool2d_backward",
+    "stochastic_pool2d_forward",
+    "subsample2d",
+    "subsample2d_backward",
+    "subsample2d_forward",
     "summary",
     "tanh",
     "tanh_backward",
