@@ -45,6 +45,7 @@ from .layers.pool import (
     max_pool2d_forward,
 )
 from .layers.reshape import Flatten, flatten, flatten_backward, flatten_forward
+from .layers.residual import Residual
 from .layers.sparsity import (
     effective_inputs,
     entropy_penalty,
@@ -115,6 +116,7 @@ __all__ = [
     "NonFiniteLoss",
     "Optax",
     "ReLU",
+    "Residual",
     "SGDState",
     "ScaledTanh",
     "Sequential",

@@ -13,7 +13,7 @@ kernel dilated by s. Both may be negative: a negative padding crops.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -29,7 +29,7 @@ Padding = int | str | Pads
 class Window:
     """A window resolved against an input of height and width `size`; every field is a pair (height, width).
 
-    Made by `resolve`. Hashable, so that it can be a static argument.
+    Made by `resolve`; then the `spread` is 1. Hashable, so that it can be a static argument.
     """
 
     size: Pair
@@ -37,11 +37,23 @@ class Window:
     stride: Pair
     padding: Pads
     dilation: Pair
+    spread: Pair = (1, 1)
 
     @property
     def output(self) -> Pair:
-        """Height and width of the output, (1)."""
-        return self._per_axis(_output_size)
+        """Height and width of the output, (1) with n spread to (n - 1) spread + 1 entries."""
+        return replace(self, size=self.spread_size)._per_axis(_output_size)
+
+    @property
+    def spread_size(self) -> Pair:
+        """Height and width of the input with spread - 1 zeros between its entries."""
+        (h, w), (a, b) = self.size, self.spread
+        return (h - 1) * a + 1, (w - 1) * b + 1
+
+    @property
+    def backward(self) -> "Window":
+        """The window of dx over dy: dy spread by the stride and padded by (4), the same taps at the same distances."""
+        return Window(self.output, self.kernel, (1, 1), self.dx_padding, self.dilation, spread=self.stride)
 
     @property
     def dx_padding(self) -> Pads:

@@ -9,8 +9,9 @@ from .layers.base import Shape
 from .layers.conv import Conv2d
 from .layers.dense import Dense
 from .layers.dropout import Dropout
-from .layers.pool import MaxPool2d
+from .layers.pool import AvgPool2d, MaxPool2d
 from .layers.reshape import Flatten
+from .layers.residual import Residual
 from .network import Sequential
 
 
@@ -64,6 +65,29 @@ def vgg32(classes: int = 10) -> Sequential:
     return Sequential((*_stage(32), *_stage(64), *_stage(128), Flatten(), Dense(256), ReLU(), Dense(classes)))
 
 
+def resnet32(classes: int = 10) -> Sequential:
+    """For 32x32 images: a stem of 16 maps, a plain residual block, two of stride 2 with 32 and 64 maps, global mean."""
+    return Sequential(
+        (
+            Conv2d(16, 3, padding=1),
+            ReLU(),
+            Residual(_two_convolutions(16)),
+            ReLU(),
+            Residual(_two_convolutions(32, 2), Conv2d(32, 1, stride=2)),
+            ReLU(),
+            Residual(_two_convolutions(64, 2), Conv2d(64, 1, stride=2)),
+            ReLU(),
+            AvgPool2d(8),
+            Flatten(),
+            Dense(classes),
+        )
+    )
+
+
+def _two_convolutions(channels, stride=1):
+    return Sequential((Conv2d(channels, 3, stride=stride, padding=1), ReLU(), Conv2d(channels, 3, padding=1)))
+
+
 def _stage(channels):
     return Conv2d(channels, 3, padding=1), ReLU(), MaxPool2d(2)
 
@@ -81,6 +105,7 @@ MODELS = {
     "lenet28": Model(lenet28, (28, 28, 1)),
     "cnn28": Model(cnn28, (28, 28, 1)),
     "vgg32": Model(vgg32, (32, 32, 3)),
+    "resnet32": Model(resnet32, (32, 32, 3)),
 }
 
 

@@ -29,6 +29,7 @@ from .layers.dropout import Dropout
 from .layers.median_pool import MedianPool2d
 from .layers.pool import AvgPool2d, MaxPool2d
 from .layers.reshape import Flatten
+from .layers.residual import Residual
 from .layers.stochastic_pool import StochasticPool2d
 from .layers.subsample import Subsample2d
 
@@ -137,6 +138,8 @@ def relu_after_pool(network: Layer) -> Layer:
     >>> relu_after_pool(Sequential((Conv2d(4, 3), ReLU(), MaxPool2d(2)))).names
     ('conv1', 'maxpool1', 'relu1')
     """
+    if isinstance(network, Residual):
+        return Residual(relu_after_pool(network.body), network.shortcut and relu_after_pool(network.shortcut))
     if not isinstance(network, Sequential):
         return network
     layers = [relu_after_pool(layer) for layer in network.layers]
@@ -301,8 +304,8 @@ def summary(network: Layer, in_shape: Shape, *, batch_size: int = 1) -> Summary:
 LAYERS = {
     layer.__name__: layer
     for layer in (
-        AvgPool2d, CombineMaps, Conv2d, Dense, Dropout, Flatten, MaxPool2d, MedianPool2d, ReLU, ScaledTanh, Sequential,
-        Sigmoid, Softmax, StochasticPool2d, Subsample2d, Tanh,
+        AvgPool2d, CombineMaps, Conv2d, Dense, Dropout, Flatten, MaxPool2d, MedianPool2d, ReLU, Residual, ScaledTanh,
+        Sequential, Sigmoid, Softmax, StochasticPool2d, Subsample2d, Tanh,
     )
 }  # fmt: skip
 

@@ -208,8 +208,8 @@ def test_residual_bytes_count_what_is_kept_once():
 
 
 @dataclass(frozen=True)
-class Residual(Layer):
-    """A combinator of somebody else's: y = x + body(x)."""
+class Twice(Layer):
+    """A combinator of somebody else's: y = x + body(x), its parameters the body's."""
 
     body: Layer
 
@@ -233,19 +233,19 @@ class Residual(Layer):
 
 @pytest.mark.usefixtures("float64")
 def test_a_combinator_fits_the_protocol(rng):
-    network = Sequential((Residual(Sequential((Conv2d(2, 3, padding=1), ReLU()))), Flatten(), Dense(3)))
+    network = Sequential((Twice(Sequential((Conv2d(2, 3, padding=1), ReLU()))), Flatten(), Dense(3)))
     params = network.init(jax.random.key(0), (5, 4, 2))
     x = jnp.asarray(rng.standard_normal((2, 5, 4, 2)))
     y, residuals = network.forward(params, x)
     dx, grads, deltas = network.backward_with_deltas(residuals, y)
     expected = jax.vjp(lambda p, x: network.forward(p, x)[0], params, x)[1](y)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), (grads, dx), expected)
-    assert set(deltas) == {"residual1", "residual1/conv1", "residual1/relu1", "flatten1", "dense1"}
+    assert set(deltas) == {"twice1", "twice1/conv1", "twice1/relu1", "flatten1", "dense1"}
     assert network.output_shape((5, 4, 2)) == (3,)
     table = summary(network, (5, 4, 2))
-    assert table.rows[0].layer == "Residual(Sequential(2 layers))"
+    assert table.rows[0].layer == "Twice(Sequential(2 layers))"
     assert table.total.multiply_adds == 5 * 4 * 2 * 9 * 2 + 40 * 3
-    again = spec_from_json(json.loads(json.dumps(spec_to_json(network))), LAYERS | {"Residual": Residual})
+    again = spec_from_json(json.loads(json.dumps(spec_to_json(network))), LAYERS | {"Twice": Twice})
     assert again == network
 
 

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from ..errors import InputError, check_count, check_floating, check_shape
 from ..geometry import Padding, Pair, pair, resolve
 from ..initializers import initialize
-from ..lowering import LABELS, correlate, materialized
+from ..lowering import correlate, kernel_gradient, materialized
 from ..rule import with_rule
 from .base import Layer, parameter
 
@@ -91,28 +90,8 @@ def conv2d_backward(residuals, dy, *, stride=1, padding=0, dilation=1, groups=1)
         over_batch = materialized(dy.sum(axis=0, dtype=jnp.promote_types(dy.dtype, jnp.float32)))
         dbias = over_batch.sum(axis=(0, 1)).astype(dy.dtype)
 
-    # (3) dy is the kernel: the batch is contracted, stride and dilation swap their roles
-    dweight = lax.conv_general_dilated(
-        materialized(x.transpose(3, 1, 2, 0)),
-        materialized(dy.transpose(1, 2, 0, 3)),
-        window.dilation,
-        window.dweight_padding,
-        rhs_dilation=window.stride,
-        batch_group_count=groups,
-        dimension_numbers=LABELS,
-    ).transpose(1, 2, 0, 3)
-
-    # (4)
-    dx = lax.conv_general_dilated(
-        dy,
-        _rot180(weight, groups),
-        (1, 1),
-        window.dx_padding,
-        lhs_dilation=window.stride,
-        rhs_dilation=window.dilation,
-        feature_group_count=groups,
-        dimension_numbers=LABELS,
-    )
+    dweight = kernel_gradient(x, dy, window, groups)  # (3)
+    dx = correlate(dy, _rot180(weight, groups), window.backward, groups)  # (4)
     return dx, dweight, dbias
 
 

@@ -6,9 +6,11 @@ import pytest
 from jaxcnn import (
     SGD,
     CombineMaps,
+    Conv2d,
     Dense,
     Flatten,
     InputError,
+    Residual,
     Sequential,
     SoftmaxCrossEntropy,
     Tanh,
@@ -97,6 +99,12 @@ def test_the_penalty_is_added_once_to_the_loss_and_to_the_gradient_of_c():
     renamed = {"sequential1": {"combinemaps1": params["combinemaps1"]}, "dense1": params["dense1"]}
     inside, _, _ = jitted(nested, loss, renamed, x, labels)
     np.testing.assert_allclose(inside["sequential1"]["combinemaps1"]["c"], penalised["combinemaps1"]["c"], rtol=1e-6)
+    block = Residual(CombineMaps(4, 1, entropy=0.5), Conv2d(4, 1, connections=((0,), (1,), (2,), (3,))))
+    params_of_block = block.init(jax.random.key(0), x.shape[1:])
+    assert block.parameter_count(params_of_block) == (4 + 4 * 4 + 4) + (4 + 4)
+    H, grads = block.penalty(params_of_block)
+    assert float(H) == pytest.approx(float(jnp.log(effective_inputs(params_of_block["body"]["c"])).sum()) / 2, rel=1e-5)
+    assert set(grads) == {"body"}
     assert check_network(network(0.5), loss, params, x[:4], labels[:4], jax.random.key(0)) < 1e-12
 
 
