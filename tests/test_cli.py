@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxcnn import InputError, cli, commands, training
-from jaxcnn.data import Dataset
+from jaxcnn import InputError, cli, commands, runs, training
+from jaxcnn.data import Dataset, Normalization, load_digits
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +47,9 @@ def test_train_then_evaluate(capsys):
     assert config["network"]["layer"] == "Sequential"
     for name in ("curves.png", "kernels.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
+
+    model_file = runs.load(folder)  # which reads model.safetensors alone
+    assert model_file.normalization == Normalization.of(load_digits().train_images)
 
     assert run("evaluate", folder, "--json") == 0
     again = json.loads(capsys.readouterr().out)
