@@ -1,4 +1,4 @@
-"""The commands: train, evaluate, summary, verify. No mathematics."""
+"""The commands: train, evaluate, diagnose, summary, verify. No mathematics."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from . import data, models, plots, runs, training, verify
+from . import data, diagnosis, models, plots, runs, training, verify
 from .errors import InputError
 from .losses import SoftmaxCrossEntropy, SquaredError
 from .network import summary as summarize
@@ -59,6 +59,7 @@ class DtypeName(StrEnum):
 
 
 LOSSES = {LossName.cross_entropy: SoftmaxCrossEntropy(), LossName.squared_error: SquaredError()}
+DIAGNOSED = 512  # training images on which a network is diagnosed
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
 
 
@@ -162,11 +163,13 @@ def train(
             "normalization": vars(normalization),
         }
         run = runs.Run.create(out, dataset.name, network, dataset.in_shape, config)
+        examined, severe = jnp.asarray(x_train[:DIAGNOSED], jnp.dtype(dtype.value)), set()
         with _bar(console) as bar:
             task = bar.add_task("compiling", total=epochs)
 
             def on_epoch(state, metrics):
-                run.log(metrics)
+                found = diagnosis.diagnose(network, state.params, examined)
+                run.log(metrics | {f"{layer.name}_{layer.symptom}": layer.share for layer in found})
                 run.keep(state)
                 line = (
                     f"epoch {metrics['epoch']:3}  loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:6.2%}  "
@@ -175,6 +178,10 @@ def train(
                 bar.update(task, advance=1, description=line)
                 if not console.is_terminal and metrics["epoch"] % max(1, epochs // 10) == 0:
                     console.print(line)
+                for layer in found:
+                    if layer.severe and layer.name not in severe:
+                        severe.add(layer.name)
+                        console.print(f"after epoch {metrics['epoch']}, {layer}")
 
             try:
                 state, history = training.fit(
@@ -237,12 +244,7 @@ def evaluate(
     """
     console = _console(as_json)
     saved = runs.load(run)
-    dataset = data.load(saved.data if data_source is None else data_source)
-    if dataset.in_shape != saved.checkpoint.in_shape:
-        raise InputError(
-            f"{dataset.name} has images of shape {dataset.in_shape} but the network of {run} was trained on "
-            f"{saved.checkpoint.in_shape}; they must be the same"
-        )
+    dataset = _data_for(saved, run, data_source)
     dtype, loss = _choice(DtypeName, saved.dtype, run), _choice(LossName, saved.loss, run)
     with _precision(dtype):
         images = jnp.asarray(saved.normalization(dataset.test_images), jnp.dtype(dtype.value))
@@ -255,6 +257,51 @@ def evaluate(
     )
     if as_json:
         print(_json(_measures(measured)))
+
+
+@app.command()
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="Run folder written by jaxcnn train.")],
+    data_source: Annotated[
+        str | None, typer.Option("--data", help="Training images of this data set instead of the run's own.")
+    ] = None,
+    as_json: JsonOption = False,
+):
+    """Look for saturated sigmoid and tanh units and dead ReLU units in a trained network.
+
+    A unit is saturated where its derivative is below 5 % of its maximum, and dead if it is zero for every sample. The
+    batch is the first 512 training images.
+
+    Examples:
+
+    * jaxcnn diagnose runs/digits-0001
+
+    * jaxcnn diagnose runs/digits-0001 --json
+    """
+    console = _console(as_json)
+    saved = runs.load(run)
+    dataset = _data_for(saved, run, data_source)
+    dtype = _choice(DtypeName, saved.dtype, run)
+    with _precision(dtype):
+        images = jnp.asarray(saved.normalization(dataset.train_images[:DIAGNOSED]), jnp.dtype(dtype.value))
+        params = jax.tree.map(jnp.asarray, saved.checkpoint.params)
+        found = diagnosis.diagnose(saved.checkpoint.network, params, images)
+    table = Table(title=f"{len(images)} training images of {dataset.name}", title_justify="left")
+    for name in ("layer", "units", "saturated", "dead"):
+        table.add_column(name, justify="left" if name == "layer" else "right")
+    for layer in found:
+        share = Text(f"{layer.share:.1%}", style="bold red" if layer.severe else "")
+        table.add_row(
+            layer.name, f"{layer.units:,}", *(share if layer.symptom == s else "" for s in ("saturated", "dead"))
+        )
+    console.print(table)
+    for layer in found:
+        if layer.severe:
+            console.print(str(layer))
+    if not any(layer.severe for layer in found):
+        console.print("no layer has half of its units saturated or a quarter dead")
+    if as_json:
+        print(_json({"samples": len(images), "layers": [vars(layer) | {"severe": layer.severe} for layer in found]}))
 
 
 @app.command()
@@ -321,6 +368,17 @@ def _check(holds, name, value, must):
 
 def _precision(dtype: DtypeName):
     return jax.enable_x64(True) if dtype is DtypeName.float64 else nullcontext()
+
+
+def _data_for(saved: runs.Saved, run, data_source) -> data.Dataset:
+    """The run's own data set, or another of the same shape."""
+    dataset = data.load(saved.data if data_source is None else data_source)
+    if dataset.in_shape != saved.checkpoint.in_shape:
+        raise InputError(
+            f"{dataset.name} has images of shape {dataset.in_shape} but the network of {run} was trained on "
+            f"{saved.checkpoint.in_shape}; they must be the same"
+        )
+    return dataset
 
 
 def _model_for(in_shape) -> str:

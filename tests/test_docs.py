@@ -53,15 +53,23 @@ def test_the_python_in_a_document_runs(document):
         exec(compile(block, document, "exec"), names)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/formulas.md"])
+@pytest.mark.parametrize("document", ["docs/diagnosis.md"])
+def test_the_python_in_a_document_prints_what_stands_below_it(document, capsys):
+    names, text = {}, (ROOT / document).read_text()
+    blocks = re.findall(r"```python\n(.*?)```(?:\n+```text\n(.*?)```)?", text, re.S)
+    assert any(printed for _, printed in blocks)
+    for block, printed in blocks:
+        exec(compile(block, document, "exec"), names)
+        assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/formulas.md", "docs/diagnosis.md"])
 def test_paths_in_a_document_exist(document):
     text = (ROOT / document).read_text()
-    paths = re.findall(r"`((?:jaxcnn|reference|tests|docs|benchmarks)/[\w./]*)`", text)
-    paths += re.findall(r"\]\(((?!http)[\w./]+)\)", text)
-    for path in paths:
-        if "family" in path:  # the checklist's placeholder
-            continue
-        assert (ROOT / path).exists(), path
+    for path in re.findall(r"`((?:jaxcnn|reference|tests|docs|benchmarks)/[\w./]*)`", text):
+        assert "family" in path or (ROOT / path).exists(), path  # "family" is the checklist's placeholder
+    for link in re.findall(r"\]\(((?!http)[\w./-]+)\)", text):
+        assert ((ROOT / document).parent / link).exists(), link
 
 
 def test_the_figures_in_the_readme_are_the_committed_ones():

@@ -14,7 +14,7 @@ LEVELS = [
     {"geometry", "initializers", "sgd", "data", "lowering"},
     {"layers", "losses"},
     {"network"},
-    {"models"},
+    {"models", "diagnosis"},
     {"training", "checkpoint"},
     {"verify", "plots"},
     {"runs"},

@@ -1,0 +1,106 @@
+r"""What ails a network that does not learn: saturated sigmoid and tanh units, dead ReLU units [T4].
+
+(1)  saturated   f'(u) < 5 % of its largest value: sigmoid 4 y (1 - y) < 0.05, tanh 1 - y^2 < 0.05. B1 and B3 multiply
+                 by f', so almost no gradient passes.
+(2)  dead        y = 0 for every sample of the batch: f' = 1[u > 0] = 0 throughout, the gradient of the unit's weights
+                 is exactly zero, and no update changes them.
+
+In (1) a unit is an entry of one sample's output. In (2) it is what has weights of its own: an entry of a dense layer's
+output, a whole map of a convolution. Tests: tests/test_diagnosis.py.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+
+from .layers.activation import ReLU, Sigmoid, Tanh
+from .layers.base import Layer, Params
+from .network import Sequential
+from .rule import Static
+
+SATURATED = 0.05  # of the largest f'
+SEVERE = {"saturated": 0.5, "dead": 0.25}  # the share from which it is worth a sentence in the training log
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """One activation layer on one batch; `str` of it is a sentence.
+
+    Attributes:
+        name: the layer's name; "sequential1/relu1" inside a layer.
+        symptom: "saturated" for sigmoid and tanh (1), "dead" for ReLU (2).
+        units: how many there are.
+        share: of the units that show the symptom, from 0 to 1.
+    """
+
+    name: str
+    symptom: str
+    units: int
+    share: float = 0.0
+
+    @property
+    def severe(self) -> bool:
+        """Whether half of the units or more are saturated, or a quarter or more dead."""
+        return self.share >= SEVERE[self.symptom]
+
+    def __str__(self):
+        if self.symptom == "dead":
+            count = round(self.share * self.units)
+            said = f"{count} of {self.units} units are dead: zero for every sample, so their weights get no gradient"
+        else:
+            said = f"{self.share:.0%} of {self.units} units are saturated: f' is near zero and little gradient passes"
+        return f"{self.name}: {said}"
+
+
+def diagnose(network: Layer, params: Params, x) -> tuple[Diagnosis, ...]:
+    """The share of saturated or dead units of every sigmoid, tanh and ReLU layer on a batch [T4].
+
+    Args:
+        network: the layers.
+        params: their parameters.
+        x: (N, ...), a batch of the parameters' dtype; the more samples, the surer is "dead".
+
+    Returns:
+        One `Diagnosis` for each such layer, in the order of the network, without dropout.
+
+    Raises:
+        InputError: x does not fit the network.
+
+    >>> network = Sequential((ReLU(), Sigmoid()))
+    >>> for found in diagnose(network, {}, jnp.array([[-1.0, -2.0, 9.0], [-3.0, 0.5, 8.0]])):
+    ...     print(found)
+    relu1: 1 of 3 units are dead: zero for every sample, so their weights get no gradient
+    sigmoid1: 33% of 3 units are saturated: f' is near zero and little gradient passes
+    """
+    measured = _measured(network, params, x)
+    return tuple(replace(facts.value, share=float(share)) for facts, share in measured)
+
+
+@partial(jax.jit, static_argnums=0)
+def _measured(network, params, x):
+    measured = []
+    for name, layer, y in _outputs(network, params, x):
+        if isinstance(layer, ReLU):
+            dead = (y == 0).all(axis=range(y.ndim - 1))  # (2)
+            measured.append((Static(Diagnosis(name, "dead", dead.size)), dead.mean()))
+        elif isinstance(layer, Sigmoid | Tanh):
+            slope = 4 * y * (1 - y) if isinstance(layer, Sigmoid) else 1 - y * y
+            measured.append((Static(Diagnosis(name, "saturated", y.size // len(y))), (slope < SATURATED).mean()))  # (1)
+    return measured
+
+
+def _outputs(network, params, x) -> Iterator[tuple[str, Layer, jax.Array]]:
+    """Every layer's name, the layer and its output; those of the layers inside a Sequential before its own."""
+    if not isinstance(network, Sequential):
+        network, params = Sequential((network,)), {Sequential((network,)).names[0]: params}
+    for name, layer in zip(network.names, network.layers, strict=True):
+        given = params.get(name, {})
+        if isinstance(layer, Sequential):
+            for inner, part, y in _outputs(layer, given, x):
+                yield f"{name}/{inner}", part, y
+                x = y
+        else:
+            x = layer.apply(given, x)
+            yield name, layer, x
