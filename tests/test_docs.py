@@ -53,7 +53,7 @@ def test_the_python_in_a_document_runs(document):
         exec(compile(block, document, "exec"), names)
 
 
-@pytest.mark.parametrize("document", ["docs/diagnosis.md"])
+@pytest.mark.parametrize("document", ["docs/diagnosis.md", "docs/tutorial.md"])
 def test_the_python_in_a_document_prints_what_stands_below_it(document, capsys):
     names, text = {}, (ROOT / document).read_text()
     blocks = re.findall(r"```python\n(.*?)```(?:\n+```text\n(.*?)```)?", text, re.S)
@@ -63,7 +63,17 @@ def test_the_python_in_a_document_prints_what_stands_below_it(document, capsys):
         assert capsys.readouterr().out == printed
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/formulas.md", "docs/diagnosis.md"])
+def test_the_tutorial_differentiates_nothing_automatically():
+    text = (ROOT / "docs/tutorial.md").read_text()
+    code = "".join(re.findall(r"```python\n(.*?)```", text, re.S))
+    assert not re.findall(r"\b(grad|vjp|jvp|value_and_grad|linearize|jacobian|jacrev|jacfwd)\b", code)
+    steps = " ".join(re.findall(r"^## Steps? ([\d, and]+):", text, re.M))
+    assert sorted(map(int, re.findall(r"\d+", steps))) == list(range(1, 12))
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/formulas.md", "docs/diagnosis.md", "docs/tutorial.md"]
+)
 def test_paths_in_a_document_exist(document):
     text = (ROOT / document).read_text()
     for path in re.findall(r"`((?:jaxcnn|reference|tests|docs|benchmarks)/[\w./]*)`", text):
