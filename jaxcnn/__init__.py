@@ -9,12 +9,16 @@ from .diagnosis import Diagnosis, diagnose
 from .errors import InputError
 from .layers.activation import (
     ReLU,
+    ScaledTanh,
     Sigmoid,
     Softmax,
     Tanh,
     relu,
     relu_backward,
     relu_forward,
+    scaled_tanh,
+    scaled_tanh_backward,
+    scaled_tanh_forward,
     sigmoid,
     sigmoid_backward,
     sigmoid_forward,
@@ -26,7 +30,7 @@ from .layers.activation import (
     tanh_forward,
 )
 from .layers.base import FixedLayer, Layer
-from .layers.conv import Conv2d, conv2d, conv2d_backward, conv2d_forward
+from .layers.conv import LENET5_C3, Conv2d, conv2d, conv2d_backward, conv2d_forward
 from .layers.dense import Dense, dense, dense_backward, dense_forward
 from .layers.dropout import Dropout, dropout, dropout_backward, dropout_forward
 from .layers.pool import (
@@ -40,6 +44,16 @@ from .layers.pool import (
     max_pool2d_forward,
 )
 from .layers.reshape import Flatten, flatten, flatten_backward, flatten_forward
+from .layers.stochastic_pool import (
+    StochasticPool2d,
+    expected_pool2d,
+    expected_pool2d_backward,
+    expected_pool2d_forward,
+    stochastic_pool2d,
+    stochastic_pool2d_backward,
+    stochastic_pool2d_forward,
+)
+from .layers.subsample import Subsample2d, subsample2d, subsample2d_backward, subsample2d_forward
 from .losses import (
     Loss,
     SoftmaxCrossEntropy,
@@ -71,6 +85,7 @@ from .training import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "LENET5_C3",
     "SGD",
     "AvgPool2d",
     "Constant",
@@ -90,6 +105,7 @@ __all__ = [
     "Optax",
     "ReLU",
     "SGDState",
+    "ScaledTanh",
     "Sequential",
     "Sigmoid",
     "Softmax",
@@ -97,6 +113,8 @@ __all__ = [
     "SquaredError",
     "Static",
     "Step",
+    "StochasticPool2d",
+    "Subsample2d",
     "Summary",
     "Tanh",
     "TrainState",
@@ -116,6 +134,9 @@ __all__ = [
     "dropout_backward",
     "dropout_forward",
     "evaluate",
+    "expected_pool2d",
+    "expected_pool2d_backward",
+    "expected_pool2d_forward",
     "fit",
     "flatten",
     "flatten_backward",
@@ -134,6 +155,9 @@ __all__ = [
     "relu_after_pool",
     "relu_backward",
     "relu_forward",
+    "scaled_tanh",
+    "scaled_tanh_backward",
+    "scaled_tanh_forward",
     "sigmoid",
     "sigmoid_backward",
     "sigmoid_forward",
@@ -148,6 +172,12 @@ __all__ = [
     "squared_error",
     "squared_error_backward",
     "squared_error_forward",
+    "stochastic_pool2d",
+    "stochastic_pool2d_backward",
+    "stochastic_pool2d_forward",
+    "subsample2d",
+    "subsample2d_backward",
+    "subsample2d_forward",
     "summary",
     "tanh",
     "tanh_backward",

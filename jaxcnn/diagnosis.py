@@ -1,7 +1,7 @@
 r"""What ails a network that does not learn: saturated sigmoid and tanh units, dead ReLU units [T4].
 
-(1)  saturated   f'(u) < 5 % of its largest value: sigmoid 4 y (1 - y) < 0.05, tanh 1 - y^2 < 0.05. B1 and B3 multiply
-                 by f', so almost no gradient passes.
+(1)  saturated   f'(u) < 5 % of its largest value: sigmoid 4 y (1 - y) < 0.05, tanh 1 - y^2 < 0.05, scaled tanh
+                 1 - (y/A)^2 < 0.05. B1 and B3 multiply by f', so almost no gradient passes.
 (2)  dead        y = 0 for every sample of the batch: f' = 1[u > 0] = 0 throughout, the gradient of the unit's weights
                  is exactly zero, and no update changes them.
 
@@ -15,7 +15,7 @@ from functools import partial
 
 import jax
 
-from .layers.activation import ReLU, Sigmoid, Tanh
+from .layers.activation import AMPLITUDE, ReLU, ScaledTanh, Sigmoid, Tanh
 from .layers.base import Layer, Params
 from .network import Sequential
 from .rule import Static
@@ -85,8 +85,9 @@ def _measured(network, params, x):
         if isinstance(layer, ReLU):
             dead = (y == 0).all(axis=range(y.ndim - 1))  # (2)
             measured.append((Static(Diagnosis(name, "dead", dead.size)), dead.mean()))
-        elif isinstance(layer, Sigmoid | Tanh):
-            slope = 4 * y * (1 - y) if isinstance(layer, Sigmoid) else 1 - y * y
+        elif isinstance(layer, Sigmoid | Tanh | ScaledTanh):
+            height = AMPLITUDE if isinstance(layer, ScaledTanh) else 1.0
+            slope = 4 * y * (1 - y) if isinstance(layer, Sigmoid) else 1 - (y / height) ** 2
             measured.append((Static(Diagnosis(name, "saturated", y.size // len(y))), (slope < SATURATED).mean()))  # (1)
     return measured
 

@@ -20,13 +20,15 @@ import jax
 import jax.numpy as jnp
 
 from .errors import InputError
-from .layers.activation import ReLU, Sigmoid, Softmax, Tanh, softmax
+from .layers.activation import ReLU, ScaledTanh, Sigmoid, Softmax, Tanh, softmax
 from .layers.base import Layer, Params, Shape
 from .layers.conv import Conv2d
 from .layers.dense import Dense
 from .layers.dropout import Dropout
 from .layers.pool import AvgPool2d, MaxPool2d
 from .layers.reshape import Flatten
+from .layers.stochastic_pool import StochasticPool2d
+from .layers.subsample import Subsample2d
 
 
 @dataclass(frozen=True, init=False)
@@ -103,6 +105,9 @@ class Sequential(Layer):
             with _naming(name, in_shape):
                 in_shape = layer.output_shape(in_shape)
         return in_shape
+
+    def parameter_count(self, params):
+        return sum(layer.parameter_count(params.get(name, {})) for name, layer in self._named)
 
     def multiply_adds(self, in_shape):
         total = 0
@@ -278,7 +283,7 @@ def summary(network: Layer, in_shape: Shape, *, batch_size: int = 1) -> Summary:
                 name,
                 describe(layer),
                 shape := layer.output_shape(in_shape),
-                sum(leaf.size for leaf in jax.tree.leaves(params.get(name, {}))),
+                layer.parameter_count(params.get(name, {})),
                 layer.multiply_adds(in_shape),
                 sum(var.aval.size * var.aval.dtype.itemsize for var in new),
             )
@@ -290,13 +295,14 @@ def summary(network: Layer, in_shape: Shape, *, batch_size: int = 1) -> Summary:
 LAYERS = {
     layer.__name__: layer
     for layer in (
-        AvgPool2d, Conv2d, Dense, Dropout, Flatten, MaxPool2d, ReLU, Sequential, Sigmoid, Softmax, Tanh,
+        AvgPool2d, Conv2d, Dense, Dropout, Flatten, MaxPool2d, ReLU, ScaledTanh, Sequential, Sigmoid, Softmax,
+        StochasticPool2d, Subsample2d, Tanh,
     )
 }  # fmt: skip
 
 
 def describe(layer: Layer) -> str:
-    """The spec as Python writes it, without the fields that have their default.
+    """The spec as Python writes it, without the fields that have their default; "..." for a long value.
 
     >>> describe(Conv2d(6, 5, padding=2))
     'Conv2d(6, 5, padding=2)'
@@ -311,6 +317,8 @@ def describe(layer: Layer) -> str:
         text = describe(value) if isinstance(value, Layer) else repr(value)
         if isinstance(value, tuple) and value and isinstance(value[0], Layer):
             text = f"{len(value)} layers"
+        if len(text) > 40:
+            text = "..."
         shown.append(text if positional else f"{field.name}={text}")
     return f"{type(layer).__name__}({', '.join(shown)})"
 

@@ -28,11 +28,11 @@ from jaxcnn.verify.oracles import QUICK, explicit, plain, through
 from jaxcnn.verify.report import Check, table
 from jaxcnn.verify.tolerances import EXACT, FINITE_DIFFERENCE, relative_error
 
-from . import activation, conv, dense, dropout, losses, network, pool, reshape
+from . import activation, conv, dense, dropout, losses, network, pool, reshape, stochastic_pool, subsample
 from .finite_difference import derivative
 
 DIRECTIONS = 4
-MODULES = (activation, conv, dense, dropout, losses, pool, reshape)
+MODULES = (activation, conv, dense, dropout, losses, pool, reshape, stochastic_pool, subsample)
 
 
 def check_case(name: str, case: Case, seed: int) -> list[Check]:
@@ -51,8 +51,8 @@ def check_case(name: str, case: Case, seed: int) -> list[Check]:
         shape = jax.eval_shape(partial(operation.forward, **case.hyper), *drawn)[0].shape
         dy = np.random.default_rng(seed + 1000).standard_normal(shape)
         y, residuals, grads, autodiff = jax.tree.map(np.asarray, ours(drawn, jnp.asarray(dy)))
-    if name == "dropout":
-        drawn[1] = residuals  # the draw itself: NumPy has not JAX's random numbers
+    if "key" in operation.arguments:  # the draw itself: NumPy has not JAX's random numbers
+        (drawn[operation.arguments.index("key")],) = jax.tree.leaves(residuals)
     expected_y, expected_residuals = forward(*drawn, **case.hyper)
     expected = backward(expected_residuals, dy, **case.hyper)
 

@@ -13,6 +13,7 @@ from jaxcnn import (
     Flatten,
     InputError,
     ReLU,
+    ScaledTanh,
     Sequential,
     Sigmoid,
     SoftmaxCrossEntropy,
@@ -25,7 +26,12 @@ from jaxcnn import (
 def test_saturated_is_a_derivative_below_a_twentieth_of_its_maximum(rng):
     x = rng.uniform(-8, 8, (50, 7)).astype(np.float32)
     step = np.float64(1e-3)
-    for layer, f in ((Sigmoid(), lambda u: 1 / (1 + np.exp(-u))), (Tanh(), np.tanh)):
+    functions = {
+        Sigmoid(): lambda u: 1 / (1 + np.exp(-u)),
+        Tanh(): np.tanh,
+        ScaledTanh(): lambda u: 1.7159 * np.tanh(2 * u / 3),
+    }
+    for layer, f in functions.items():
         slope = (f(x + step) - f(x - step)) / (f(step) - f(-step))
         (found,) = diagnose(layer, {}, jnp.asarray(x))
         assert (found.symptom, found.units) == ("saturated", 7)

@@ -103,6 +103,15 @@ MUTANTS = {  # fault: operation, change of its backward, case that shows it (0 u
     "sign of relu": ("relu", spoil(0, lambda g, r, dy, h: dy - g)),
     "y instead of y (1 - y)": ("sigmoid", spoil(0, lambda g, r, dy, h: dy * r)),
     "1 - y": ("tanh", spoil(0, lambda g, r, dy, h: dy * (1 - r))),
+    "scale forgotten": ("scaled_tanh", spoil(0, lambda g, r, dy, h: dy * (1.7159 - r * r / 1.7159))),
+    "a new draw of the position": (
+        "stochastic_pool2d", lambda b: lambda r, dy, **h: b((jnp.full_like(r[0], 1), r[1]), dy, **h),
+    ),
+    "p instead of (2 a - y) / sum a": (
+        "expected_pool2d", lambda b: lambda r, dy, **h: (b(r, dy, **h)[0] - b((0 * r[0], *r[1:]), dy, **h)[0],),
+    ),
+    "beta forgotten": ("subsample2d", lambda b: lambda r, dy, **h: b((r[0], jnp.ones_like(r[1]), r[2]), dy, **h)),
+    "dbeta without down": ("subsample2d", spoil(1, lambda g, r, dy, h: dy.sum((0, 1, 2)))),
     "diagonal only": ("softmax", spoil(0, lambda g, r, dy, h: dy * r * (1 - r))),
     "map by map": ("flatten", spoil(0, lambda g, r, dy, h: g.swapaxes(1, -1).reshape(g.shape))),
     "not divided by 1 - rate": ("dropout", spoil(0, lambda g, r, dy, h: g * (1 - h["rate"])), 1),

@@ -13,8 +13,8 @@ import numpy as np
 
 from .. import losses
 from ..errors import InputError
-from ..geometry import resolve, resolve_pool
-from ..layers import activation, conv, dense, dropout, pool, reshape
+from ..geometry import pair, resolve, resolve_pool
+from ..layers import activation, conv, dense, dropout, pool, reshape, stochastic_pool, subsample
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,9 @@ class Draw:
     """How one argument is drawn.
 
     Kinds: "normal" is N(0, 1); "apart" holds distinct values at least 0.02 apart and 0.01 from zero, for operations
-    with kinks; "tied" holds only 0, 1 and 2, so that most windows tie; "probabilities" are positive rows that sum to
-    one; "labels" are integers below `classes`; "key" is a key of `jax.random.key`.
+    with kinks; "tied" holds only 0, 1 and 2, so that most windows tie; "positive" lies between 10 and 100, where a
+    step of finite differences does not change a draw; "probabilities" are positive rows that sum to one; "labels" are
+    integers below `classes`; "key" is a key of `jax.random.key`.
     """
 
     shape: tuple[int, ...] = ()
@@ -38,6 +39,8 @@ class Draw:
             return (rng.permutation(count) - count // 2 + 0.5).reshape(self.shape) * max(0.02, 4 / count)
         if self.kind == "tied":
             return rng.integers(0, 3, self.shape).astype(np.float64)
+        if self.kind == "positive":
+            return rng.uniform(10, 100, self.shape)
         if self.kind == "probabilities":
             return rng.dirichlet(np.ones(self.shape[-1]), self.shape[:-1])
         if self.kind == "labels":
@@ -148,6 +151,22 @@ def _pool_cases(kind):
     )
 
 
+STOCHASTIC_CASES = [
+    Case((Draw((2, 5, 4, 3), kind), Draw(kind="key")), hyper, math.prod(pair("", "", hyper["window_size"])))
+    for kind, hyper in (
+        ("positive", {"window_size": (3, 2), "stride": (1, 2)}),
+        ("tied", {"window_size": (1, 2), "stride": 1}),
+        ("positive", {"window_size": 2}),
+    )
+]
+
+
+def _subsample(x, window_size):
+    (P, Q), (U, V) = (resolve_pool("subsample2d", x[1:3], window_size).output, pair("", "", window_size))
+    draws = Draw(x), Draw(x[3:]), Draw(x[3:])
+    return Case(draws, {"window_size": window_size}, max(U * V, x[0] * P * Q))
+
+
 def _pointwise(*shapes, kind="normal"):
     return [Case((Draw(shape, kind),)) for shape in shapes]
 
@@ -164,6 +183,13 @@ OPERATIONS = {
     "conv2d": _operation(conv, "conv2d", "x weight bias", CONV_CASES),
     "max_pool2d": _operation(pool, "max_pool2d", "x", _pool_cases("apart")),
     "avg_pool2d": _operation(pool, "avg_pool2d", "x", _pool_cases("normal")),
+    "stochastic_pool2d": _operation(stochastic_pool, "stochastic_pool2d", "x key", STOCHASTIC_CASES),
+    "expected_pool2d": _operation(
+        stochastic_pool, "expected_pool2d", "x", [Case(c.args[:1], c.hyper, c.terms) for c in STOCHASTIC_CASES]
+    ),
+    "subsample2d": _operation(
+        subsample, "subsample2d", "x beta bias", [_subsample((2, 5, 6, 3), (2, 3)), _subsample((3, 7, 4, 2), 2)]
+    ),
     "dense": _operation(
         dense,
         "dense",
@@ -176,6 +202,7 @@ OPERATIONS = {
     "relu": _operation(activation, "relu", "u", _pointwise((2, 5, 3, 4), (7,), kind="apart")),
     "sigmoid": _operation(activation, "sigmoid", "u", _pointwise((2, 5, 3, 4), (7,))),
     "tanh": _operation(activation, "tanh", "u", _pointwise((2, 5, 3, 4), (7,))),
+    "scaled_tanh": _operation(activation, "scaled_tanh", "u", _pointwise((2, 5, 3, 4))),
     "softmax": _operation(
         activation, "softmax", "u", [Case((Draw((5, 4)),), terms=4), Case((Draw((2, 3, 6)),), terms=6)]
     ),
