@@ -4,13 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .errors import InputError
-from .layers.activation import ReLU
+from .layers.activation import ReLU, ScaledTanh, Sigmoid
 from .layers.base import Shape
-from .layers.conv import Conv2d
+from .layers.conv import LENET5_C3, Conv2d
 from .layers.dense import Dense
 from .layers.dropout import Dropout
-from .layers.pool import MaxPool2d
+from .layers.pool import AvgPool2d, MaxPool2d
 from .layers.reshape import Flatten
+from .layers.stochastic_pool import StochasticPool2d
+from .layers.subsample import Subsample2d
 from .network import Sequential
 
 
@@ -64,6 +66,63 @@ def vgg32(classes: int = 10) -> Sequential:
     return Sequential((*_stage(32), *_stage(64), *_stage(128), Flatten(), Dense(256), ReLU(), Dense(classes)))
 
 
+def deeplearntoolbox(classes: int = 10) -> Sequential:
+    """DeepLearnToolbox's example for 28x28 images, 6c5-2s-12c5-2s: sigmoid units, mean pooling, 3,898 parameters.
+
+    Palm, *Prediction as a candidate for learning deep hierarchical models of data* (2012), and its MATLAB toolbox.
+    """
+    uniform = "glorot_uniform"
+    return Sequential(
+        (
+            Conv2d(6, 5, initializer=uniform),
+            Sigmoid(),
+            AvgPool2d(2),
+            Conv2d(12, 5, initializer=uniform),
+            Sigmoid(),
+            AvgPool2d(2),
+            Flatten(),
+            Dense(classes, initializer=uniform),
+            Sigmoid(),
+        )
+    )
+
+
+def lenet5(classes: int = 10) -> Sequential:
+    """LeNet-5 for 32x32 images: trainable sub-sampling, scaled tanh, C3's table of connections.
+
+    LeCun, Bottou, Bengio & Haffner, *Gradient-based learning applied to document recognition* (1998), section II.B.
+    C1 to F6 have its 60,000 parameters. A dense layer stands in place of its fixed Gaussian (RBF) outputs: 60,850.
+    """
+    uniform = "lenet_uniform"
+    return Sequential(
+        (
+            Conv2d(6, 5, initializer=uniform),  # C1
+            ScaledTanh(),
+            Subsample2d(2),  # S2
+            ScaledTanh(),
+            Conv2d(16, 5, initializer=uniform, connections=LENET5_C3),  # C3
+            ScaledTanh(),
+            Subsample2d(2),  # S4
+            ScaledTanh(),
+            Conv2d(120, 5, initializer=uniform),  # C5
+            ScaledTanh(),
+            Flatten(),
+            Dense(84, initializer=uniform),  # F6
+            ScaledTanh(),
+            Dense(classes, initializer=uniform),
+        )
+    )
+
+
+def stochastic(classes: int = 10) -> Sequential:
+    """Three 5x5 convolutions of 64 maps with ReLU, each pooled stochastically, 3x3 moved by 2, for 28x28 images.
+
+    Zeiler & Fergus, *Stochastic pooling for regularization of deep convolutional neural networks* (2013), section 4.
+    """
+    stage = Conv2d(64, 5, padding=2), ReLU(), StochasticPool2d(3, stride=2)
+    return Sequential((*stage, *stage, *stage, Flatten(), Dense(classes)))
+
+
 def _stage(channels):
     return Conv2d(channels, 3, padding=1), ReLU(), MaxPool2d(2)
 
@@ -81,6 +140,9 @@ MODELS = {
     "lenet28": Model(lenet28, (28, 28, 1)),
     "cnn28": Model(cnn28, (28, 28, 1)),
     "vgg32": Model(vgg32, (32, 32, 3)),
+    "deeplearntoolbox": Model(deeplearntoolbox, (28, 28, 1)),
+    "lenet5": Model(lenet5, (32, 32, 1)),
+    "stochastic": Model(stochastic, (28, 28, 1)),
 }
 
 

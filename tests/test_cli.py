@@ -12,6 +12,8 @@ import pytest
 from jaxcnn import InputError, cli, commands, training
 from jaxcnn.data import Dataset
 
+UNIT = {"mean": 0, "std": 1, "padding": 0}
+
 
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path, monkeypatch):
@@ -270,7 +272,12 @@ def test_dead_units_are_named_by_diagnose(capsys):
     network = Sequential((Flatten(), Dense(4), ReLU(), Dense(10)))
     state = init_state(network, SGD(0.1), jax.random.key(0), (8, 8, 1))
     state.params["dense1"]["bias"] = jnp.array([-1e3, 1e3, -1e3, -1e3])
-    info = {"data": "digits", "loss": "cross-entropy", "dtype": "float32", "normalization": {"mean": 0, "std": 1}}
+    info = {
+        "data": "digits",
+        "loss": "cross-entropy",
+        "dtype": "float32",
+        "normalization": {"mean": 0, "std": 1, "padding": 0},
+    }
     Path("r").mkdir()
     checkpoint.save(Path("r/model.safetensors"), network, (8, 8, 1), state, info)
     assert run("diagnose", "r") == 0
@@ -283,7 +290,12 @@ def test_a_corrupt_configuration_gets_one_sentence(tmp_path, capsys):
     from jaxcnn import SGD, Dense, Sequential, checkpoint, init_state
 
     state = init_state(Sequential((Dense(3),)), SGD(0.1), jax.random.key(0), (4,))
-    good = {"data": "digits", "loss": "cross-entropy", "dtype": "float32", "normalization": {"mean": 0, "std": 1}}
+    good = {
+        "data": "digits",
+        "loss": "cross-entropy",
+        "dtype": "float32",
+        "normalization": {"mean": 0, "std": 1, "padding": 0},
+    }
     for change in ({"data": None}, {"dtype": "float8"}, {"loss": "zip"}, {"normalization": {"mean": "x"}}):
         Path("r").mkdir(exist_ok=True)
         info = {name: value for name, value in (good | change).items() if value is not None}

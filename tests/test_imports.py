@@ -16,7 +16,7 @@ LEVELS = [
     {"network"},
     {"models", "diagnosis"},
     {"training", "checkpoint"},
-    {"verify", "plots"},
+    {"verify", "plots", "presets"},
     {"runs"},
     {"cli", "commands", "__main__"},
 ]
