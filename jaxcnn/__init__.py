@@ -30,9 +30,11 @@ from .layers.activation import (
     tanh_forward,
 )
 from .layers.base import FixedLayer, Layer
+from .layers.combine_maps import CombineMaps, combine_maps, combine_maps_backward, combine_maps_forward
 from .layers.conv import LENET5_C3, Conv2d, conv2d, conv2d_backward, conv2d_forward
 from .layers.dense import Dense, dense, dense_backward, dense_forward
 from .layers.dropout import Dropout, dropout, dropout_backward, dropout_forward
+from .layers.median_pool import MedianPool2d, median_pool2d, median_pool2d_backward, median_pool2d_forward
 from .layers.pool import (
     AvgPool2d,
     MaxPool2d,
@@ -44,6 +46,15 @@ from .layers.pool import (
     max_pool2d_forward,
 )
 from .layers.reshape import Flatten, flatten, flatten_backward, flatten_forward
+from .layers.sparsity import (
+    effective_inputs,
+    entropy_penalty,
+    entropy_penalty_backward,
+    entropy_penalty_forward,
+    l1_penalty,
+    l1_penalty_backward,
+    l1_penalty_forward,
+)
 from .layers.stochastic_pool import (
     StochasticPool2d,
     expected_pool2d,
@@ -88,6 +99,7 @@ __all__ = [
     "LENET5_C3",
     "SGD",
     "AvgPool2d",
+    "CombineMaps",
     "Constant",
     "Conv2d",
     "Cosine",
@@ -101,6 +113,7 @@ __all__ = [
     "Layer",
     "Loss",
     "MaxPool2d",
+    "MedianPool2d",
     "NonFiniteLoss",
     "Optax",
     "ReLU",
@@ -122,6 +135,9 @@ __all__ = [
     "avg_pool2d",
     "avg_pool2d_backward",
     "avg_pool2d_forward",
+    "combine_maps",
+    "combine_maps_backward",
+    "combine_maps_forward",
     "compiler_options",
     "conv2d",
     "conv2d_backward",
@@ -133,6 +149,10 @@ __all__ = [
     "dropout",
     "dropout_backward",
     "dropout_forward",
+    "effective_inputs",
+    "entropy_penalty",
+    "entropy_penalty_backward",
+    "entropy_penalty_forward",
     "evaluate",
     "expected_pool2d",
     "expected_pool2d_backward",
@@ -145,9 +165,15 @@ __all__ = [
     "gradients",
     "init_state",
     "initializers",
+    "l1_penalty",
+    "l1_penalty_backward",
+    "l1_penalty_forward",
     "max_pool2d",
     "max_pool2d_backward",
     "max_pool2d_forward",
+    "median_pool2d",
+    "median_pool2d_backward",
+    "median_pool2d_forward",
     "models",
     "one_hot",
     "predict",

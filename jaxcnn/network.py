@@ -22,9 +22,11 @@ import jax.numpy as jnp
 from .errors import InputError
 from .layers.activation import ReLU, ScaledTanh, Sigmoid, Softmax, Tanh, softmax
 from .layers.base import Layer, Params, Shape
+from .layers.combine_maps import CombineMaps
 from .layers.conv import Conv2d
 from .layers.dense import Dense
 from .layers.dropout import Dropout
+from .layers.median_pool import MedianPool2d
 from .layers.pool import AvgPool2d, MaxPool2d
 from .layers.reshape import Flatten
 from .layers.stochastic_pool import StochasticPool2d
@@ -99,6 +101,10 @@ class Sequential(Layer):
                 dy, grads[name], inner = layer.backward_with_deltas(residuals[name], dy)  # (2), (3)
             deltas |= {f"{name}/{inner_name}": delta for inner_name, delta in inner.items()}
         return dy, _without_empty(grads), deltas
+
+    def penalty(self, params):
+        found = {name: layer.penalty(params.get(name, {})) for name, layer in self._named}
+        return sum(value for value, _ in found.values()), _without_empty({name: of for name, (_, of) in found.items()})
 
     def output_shape(self, in_shape):
         for name, layer in self._named:
@@ -295,8 +301,8 @@ def summary(network: Layer, in_shape: Shape, *, batch_size: int = 1) -> Summary:
 LAYERS = {
     layer.__name__: layer
     for layer in (
-        AvgPool2d, Conv2d, Dense, Dropout, Flatten, MaxPool2d, ReLU, ScaledTanh, Sequential, Sigmoid, Softmax,
-        StochasticPool2d, Subsample2d, Tanh,
+        AvgPool2d, CombineMaps, Conv2d, Dense, Dropout, Flatten, MaxPool2d, MedianPool2d, ReLU, ScaledTanh, Sequential,
+        Sigmoid, Softmax, StochasticPool2d, Subsample2d, Tanh,
     )
 }  # fmt: skip
 

@@ -67,6 +67,8 @@ def init_state(network: Layer, optimizer: Optimizer, key: jax.Array, in_shape: S
 def gradients(network: Layer, loss: Loss, params: Params, x, labels, *, key=None):
     """`(grads, E, outputs)` of one batch by the hand-written chain, with `train=True` and `relu_after_pool`.
 
+    E is the loss and the network's penalty, which is added once for each batch; grads are the gradients of E.
+
     >>> from jaxcnn import Dense, SoftmaxCrossEntropy
     >>> params = {"weight": jnp.zeros((1, 2)), "bias": jnp.zeros(2)}
     >>> grads, E, outputs = gradients(Dense(2), SoftmaxCrossEntropy(), params, jnp.ones((1, 1)), jnp.array([1]))
@@ -77,7 +79,15 @@ def gradients(network: Layer, loss: Loss, params: Params, x, labels, *, key=None
     outputs, residuals = network.forward(params, x, train=True, key=key)
     E, loss_residuals = loss.forward(outputs, labels)
     _, grads = network.backward(residuals, loss.backward(loss_residuals))
-    return grads, E, outputs
+    penalty, of_penalty = network.penalty(params)
+    return _added(grads, of_penalty), E + penalty, outputs
+
+
+def _added(grads, others):
+    """grads with those of `others`, which has some of its entries, added."""
+    if not isinstance(grads, dict):
+        return grads + others
+    return {name: _added(grad, others[name]) if name in others else grad for name, grad in grads.items()}
 
 
 def _step(network, loss, optimizer, state, x, labels):
@@ -105,7 +115,8 @@ def train_step(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainSta
         labels: (B,) integers.
 
     Returns:
-        `(state, metrics)`: "loss" is the batch's mean loss before the update, "correct" how many it classified right.
+        `(state, metrics)`: "loss" is the batch's mean loss and the network's penalty, before the update, "correct" how
+        many samples it classified right.
     """
     return _compiled(_step, (0, 1, 2))(network, loss, optimizer, state, x, labels)
 

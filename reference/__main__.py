@@ -28,11 +28,28 @@ from jaxcnn.verify.oracles import QUICK, explicit, plain, through
 from jaxcnn.verify.report import Check, table
 from jaxcnn.verify.tolerances import EXACT, FINITE_DIFFERENCE, relative_error
 
-from . import activation, conv, dense, dropout, losses, network, pool, reshape, stochastic_pool, subsample
+from . import (
+    activation,
+    combine_maps,
+    conv,
+    dense,
+    dropout,
+    losses,
+    median_pool,
+    network,
+    pool,
+    reshape,
+    sparsity,
+    stochastic_pool,
+    subsample,
+)  # fmt: skip
 from .finite_difference import derivative
 
 DIRECTIONS = 4
-MODULES = (activation, conv, dense, dropout, losses, pool, reshape, stochastic_pool, subsample)
+MODULES = (
+    activation, combine_maps, conv, dense, dropout, losses, median_pool, pool, reshape, sparsity, stochastic_pool,
+    subsample,
+)  # fmt: skip
 
 
 def check_case(name: str, case: Case, seed: int) -> list[Check]:

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcnn import InputError, cli, commands, training
-from jaxcnn.data import Dataset
+from jaxcnn import InputError, cli, commands, runs, training
+from jaxcnn.data import Dataset, Normalization, load_digits
 
 UNIT = {"mean": 0, "std": 1, "padding": 0}
 
@@ -50,6 +50,9 @@ def test_train_then_evaluate(capsys):
     assert config["network"]["layer"] == "Sequential"
     for name in ("curves.png", "kernels.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
+
+    model_file = runs.load(folder)  # which reads model.safetensors alone
+    assert model_file.normalization == Normalization.of(load_digits().train_images)
 
     assert run("evaluate", folder, "--json") == 0
     again = json.loads(capsys.readouterr().out)

@@ -110,6 +110,15 @@ MUTANTS = {  # fault: operation, change of its backward, case that shows it (0 u
     "p instead of (2 a - y) / sum a": (
         "expected_pool2d", lambda b: lambda r, dy, **h: (b(r, dy, **h)[0] - b((0 * r[0], *r[1:]), dy, **h)[0],),
     ),
+    "the median of an even window owned by one entry": (
+        "median_pool2d", lambda b: lambda r, dy, **h: b((r[0].at[1].set(r[0][0]), r[1]), dy, **h),
+    ),
+    "alpha's gradient for c's": ("combine_maps", spoil(2, lambda g, r, dy, h: jnp.einsum("npqi,npqj->ij", r[2], dy))),
+    "alpha not transposed into dx": (
+        "combine_maps", lambda b: lambda r, dy, **h: (b((*r[:3], r[3][:, ::-1]), dy, **h)[0], *b(r, dy, **h)[1:]),
+    ),
+    "sign forgotten": ("l1_penalty", spoil(0, lambda g, r, dy, h: dy * r)),
+    "without H": ("entropy_penalty", spoil(0, lambda g, r, dy, h: -dy * jnp.exp(r[0]) * r[0])),
     "beta forgotten": ("subsample2d", lambda b: lambda r, dy, **h: b((r[0], jnp.ones_like(r[1]), r[2]), dy, **h)),
     "dbeta without down": ("subsample2d", spoil(1, lambda g, r, dy, h: dy.sum((0, 1, 2)))),
     "diagonal only": ("softmax", spoil(0, lambda g, r, dy, h: dy * r * (1 - r))),

@@ -16,8 +16,8 @@ class Layer:
     """A layer spec: a frozen dataclass of static facts, with pure functions of the parameters.
 
     A subclass defines `apply`, `forward` and `backward`; one that holds other layers defines `backward_with_deltas` in
-    place of `backward`, `parameter_count` and `multiply_adds`. The other methods have a default that suits a layer
-    without parameters. Shapes leave the batch out.
+    place of `backward`, `penalty`, `parameter_count` and `multiply_adds`. The other methods have a default that suits a
+    layer without parameters. Shapes leave the batch out.
     """
 
     def init(self, key: jax.Array, in_shape: Shape) -> Params:
@@ -45,6 +45,11 @@ class Layer:
     ) -> tuple[jax.Array, Params, dict[str, jax.Array]]:
         """`backward`, and the sensitivities of the layers inside this one by name: none unless it is a composite."""
         return *self.backward(residuals, dy), {}
+
+    def penalty(self, params: Params) -> tuple[Any, Params]:
+        """What training adds to the loss for these parameters, and its gradients of those that it depends on."""
+        del params
+        return 0.0, {}
 
     def output_shape(self, in_shape: Shape) -> Shape:
         """Shape of the output for inputs of shape `in_shape`, found by tracing `forward`."""

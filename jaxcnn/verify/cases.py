@@ -14,7 +14,19 @@ import numpy as np
 from .. import losses
 from ..errors import InputError
 from ..geometry import pair, resolve, resolve_pool
-from ..layers import activation, conv, dense, dropout, pool, reshape, stochastic_pool, subsample
+from ..layers import (
+    activation,
+    combine_maps,
+    conv,
+    dense,
+    dropout,
+    median_pool,
+    pool,
+    reshape,
+    sparsity,
+    stochastic_pool,
+    subsample,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -187,9 +199,30 @@ OPERATIONS = {
     "expected_pool2d": _operation(
         stochastic_pool, "expected_pool2d", "x", [Case(c.args[:1], c.hyper, c.terms) for c in STOCHASTIC_CASES]
     ),
+    "median_pool2d": _operation(
+        median_pool,
+        "median_pool2d",
+        "x",
+        [
+            Case((Draw((2, 5, 4, 3), "apart"),), {"window_size": 2}),
+            Case((Draw((2, 5, 4, 3), "tied"),), {"window_size": (2, 3), "stride": 1}, terms=6),
+            Case((Draw((2, 6, 5, 2), "apart"),), {"window_size": 3, "stride": (1, 2)}, terms=6),
+        ],
+    ),
     "subsample2d": _operation(
         subsample, "subsample2d", "x beta bias", [_subsample((2, 5, 6, 3), (2, 3)), _subsample((3, 7, 4, 2), 2)]
     ),
+    "combine_maps": _operation(
+        combine_maps,
+        "combine_maps",
+        "x kernels c bias",
+        [
+            Case((Draw((2, 5, 6, 3)), Draw((3, 2, 3)), Draw((3, 4)), Draw((4,))), terms=2 * 3 * 5 * 6),
+            Case((Draw((1, 3, 4, 2)), Draw((1, 2, 2)), Draw((2, 1)), Draw((1,))), terms=3 * 3 * 2),
+        ],
+    ),
+    "l1_penalty": _operation(sparsity, "l1_penalty", "alpha", _pointwise((4, 3), kind="apart")),
+    "entropy_penalty": _operation(sparsity, "entropy_penalty", "c", [Case((Draw((4, 3)),), terms=12)]),
     "dense": _operation(
         dense,
         "dense",

@@ -60,7 +60,7 @@ def check_network(network: Layer, loss: Loss, params: Params, x, labels, key: ja
     def both(params, x, key):
         def plain(params):
             outputs, _ = network.forward(params, x, train=True, key=key)
-            return loss.forward(outputs, labels)[0]
+            return loss.forward(outputs, labels)[0] + network.penalty(params)[0]
 
         return gradients(network, loss, params, x, labels, key=key)[0], jax.grad(plain)(params)
 
