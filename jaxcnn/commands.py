@@ -20,7 +20,8 @@ from rich.text import Text
 
 from . import data, diagnosis, models, plots, presets, runs, training, verify
 from .errors import InputError
-from .losses import SoftmaxCrossEntropy, SquaredError
+from .layers.activation import ScaledTanh, Tanh
+from .losses import Loss, SoftmaxCrossEntropy, SquaredError
 from .network import summary as summarize
 from .sgd import SGD, Constant, Cosine, Optax, Optimizer
 
@@ -58,7 +59,6 @@ class DtypeName(StrEnum):
     float64 = "float64"
 
 
-LOSSES = {LossName.cross_entropy: SoftmaxCrossEntropy(), LossName.squared_error: SquaredError()}
 DIAGNOSED = 512  # training images on which a network is diagnosed
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
 
@@ -166,7 +166,8 @@ def train(
             f"{len(x_test):,} to test; {model}: {parameters:,} parameters; "
             f"{jax.devices()[0].device_kind}, {dtype.value}"
         )
-        error = verify.check_network(network, LOSSES[loss], state.params, x_train[:32], dataset.train_labels[:32], key)
+        objective = _loss(loss, network)
+        error = verify.check_network(network, objective, state.params, x_train[:32], dataset.train_labels[:32], key)
         if not error <= 1e-10:
             _stop(
                 f"the hand-written gradient differs from jax.grad by {error:.1e}, allowed is 1e-10; nothing was trained"
@@ -213,7 +214,7 @@ def train(
             try:
                 state, history = training.fit(
                     network,
-                    LOSSES[loss],
+                    objective,
                     update,
                     state,
                     x_train,
@@ -230,7 +231,7 @@ def train(
                 _stop(f"{diverged}; they are in {run.folder / 'model.safetensors'}")
         run.draw(history, state.params)
         x_test = jnp.asarray(x_test, jnp.dtype(dtype.value))
-        measured = training.evaluate(network, LOSSES[loss], state.params, x_test, dataset.test_labels)
+        measured = training.evaluate(network, objective, state.params, x_test, dataset.test_labels)
     seconds = time.perf_counter() - started
     _show(console, measured, dataset)
     steps = history[-1]["step"]
@@ -281,10 +282,11 @@ def evaluate(
     saved = runs.load(run)
     dataset = _data_for(saved, run, data_source)
     dtype, loss = _choice(DtypeName, saved.dtype, run), _choice(LossName, saved.loss, run)
+    network = saved.checkpoint.network
     with _precision(dtype):
         images = jnp.asarray(saved.normalization(dataset.test_images), jnp.dtype(dtype.value))
         params = jax.tree.map(jnp.asarray, saved.checkpoint.params)
-        measured = training.evaluate(saved.checkpoint.network, LOSSES[loss], params, images, dataset.test_labels)
+        measured = training.evaluate(network, _loss(loss, network), params, images, dataset.test_labels)
     _show(console, measured, dataset)
     console.print(
         Text(f"test accuracy {measured.accuracy:.2%}", style="bold"),
@@ -443,6 +445,13 @@ def _rates(optimizer, loss, learning_rate, momentum, weight_decay) -> dict[str, 
         defaults["weight_decay"] = 1e-4
     given = {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
     return {name: default if given[name] is None else given[name] for name, default in defaults.items()}
+
+
+def _loss(loss, network) -> Loss:
+    """The loss by its name; squared error has the targets of the last layer's activation [I4]."""
+    if loss is LossName.cross_entropy:
+        return SoftmaxCrossEntropy()
+    return SquaredError(low=-1.0 if isinstance(network.layers[-1], Tanh | ScaledTanh) else 0.0)
 
 
 def _optimizer(optimizer, rates, schedule, steps) -> Optimizer:

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .errors import InputError
-from .layers.activation import ReLU, ScaledTanh, Sigmoid
+from .layers.activation import ReLU, ScaledTanh, Sigmoid, Tanh
 from .layers.base import Shape
+from .layers.combine_maps import CombineMaps
 from .layers.conv import LENET5_C3, Conv2d
 from .layers.dense import Dense
 from .layers.dropout import Dropout
@@ -114,6 +115,29 @@ def lenet5(classes: int = 10) -> Sequential:
     )
 
 
+def bouvrie(classes: int = 10) -> Sequential:
+    """For 28x28 images: trainable sub-sampling and learned combinations of maps together, tanh throughout.
+
+    Bouvrie, *Notes on convolutional neural networks* (2006), sections 3.2 and 3.3; the sizes are DeepLearnToolbox's.
+    """
+    uniform = "glorot_uniform"
+    return Sequential(
+        (
+            Conv2d(6, 5, initializer=uniform),
+            Tanh(),
+            Subsample2d(2),
+            Tanh(),
+            CombineMaps(12, 5, initializer=uniform),
+            Tanh(),
+            Subsample2d(2),
+            Tanh(),
+            Flatten(),
+            Dense(classes, initializer=uniform),
+            Tanh(),
+        )
+    )
+
+
 def stochastic(classes: int = 10) -> Sequential:
     """Three 5x5 convolutions of 64 maps with ReLU, each pooled stochastically, 3x3 moved by 2, for 28x28 images.
 
@@ -142,6 +166,7 @@ MODELS = {
     "vgg32": Model(vgg32, (32, 32, 3)),
     "deeplearntoolbox": Model(deeplearntoolbox, (28, 28, 1)),
     "lenet5": Model(lenet5, (32, 32, 1)),
+    "bouvrie": Model(bouvrie, (28, 28, 1)),
     "stochastic": Model(stochastic, (28, 28, 1)),
 }
 

@@ -57,6 +57,14 @@ PRESETS = {
         momentum=0.9,
         padding=2,
     ),
+    "bouvrie": Preset(
+        model="bouvrie",
+        anchor="no figures: Bouvrie's notes (2006) derive the gradients and report no experiment",
+        epochs=10,
+        batch_size=50,
+        learning_rate=0.1,
+        loss="squared-error",
+    ),
     "stochastic": Preset(
         model="stochastic",
         anchor="0.47 % error after 280 epochs on MNIST (Zeiler & Fergus 2013)",

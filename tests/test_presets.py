@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_cli import run
 
-from jaxcnn import InputError, commands, models, presets, summary
+from jaxcnn import InputError, SoftmaxCrossEntropy, SquaredError, commands, models, presets, summary
 from jaxcnn.data import Normalization
 
 
@@ -22,6 +22,7 @@ from jaxcnn.data import Normalization
                 "dense2": 850,
             },
         ),
+        ("bouvrie", {"conv1": 156, "subsample1": 12, "combinemaps1": 234, "subsample2": 24, "dense1": 1930}),
         ("stochastic", {"conv1": 1664, "conv2": 102_464, "conv3": 102_464, "dense1": 2570}),
     ],
 )  # fmt: skip
@@ -43,11 +44,18 @@ def test_the_totals_are_those_of_the_papers():
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_a_recipe_fits_mnist_and_names_what_exists(name):
     preset = presets.find(name)
-    assert "MNIST" in preset.anchor
+    assert preset.anchor
     assert models.find(preset.model).in_shape == (28 + 2 * preset.padding, 28 + 2 * preset.padding, 1)
     commands.LossName(preset.loss)
     rates = {field: getattr(preset, field) for field in ("learning_rate", "momentum", "weight_decay")}
     commands._optimizer(commands.OptimizerName(preset.optimizer), rates, preset.schedule, 10)
+
+
+def test_targets_are_those_of_the_last_layer():
+    squared, entropy = commands.LossName.squared_error, commands.LossName.cross_entropy
+    assert commands._loss(squared, models.find("deeplearntoolbox").build(10)) == SquaredError()
+    assert commands._loss(squared, models.find("bouvrie").build(10)) == SquaredError(low=-1)
+    assert commands._loss(entropy, models.find("lenet5").build(10)) == SoftmaxCrossEntropy()
 
 
 def test_padding_puts_background_around_before_the_statistics_are_taken(rng):
