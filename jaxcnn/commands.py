@@ -142,12 +142,15 @@ def train(
         given = {name: getattr(recipe, name) if rate is None else rate for name, rate in given.items()}
     rates = _rates(optimizer, loss, **given)
     dataset = data.load(data_source)
-    count = len(dataset.train_images)
+    count = len(dataset.train_images) * (2 if recipe.mirror else 1)
     _check(batch_size <= count, "batch_size", batch_size, f"at most {count}, the number of training images")
     normalization = data.Normalization(0.0, 1.0, recipe.padding)
     if recipe.normalize:
         normalization = data.Normalization.of(dataset.train_images, recipe.padding)
     x_train, x_test = normalization(dataset.train_images), normalization(dataset.test_images)
+    labels = dataset.train_labels
+    if recipe.mirror:
+        x_train, labels = np.concatenate([x_train, x_train[:, :, ::-1]]), np.concatenate([labels, labels])
     in_shape = x_train.shape[1:]
     if model is None and recipe.model is not None and in_shape != models.find(recipe.model).in_shape:
         raise InputError(
@@ -162,12 +165,13 @@ def train(
         key = jax.random.key(seed)
         state = training.init_state(network, update, key, in_shape, dtype=jnp.dtype(dtype.value))
         console.print(
-            f"{dataset.name}: {count:,} images of {'x'.join(map(str, dataset.in_shape))} to train, "
+            f"{dataset.name}: {count:,} images of {'x'.join(map(str, dataset.in_shape))} to train"
+            f"{' (half of them mirrored)' if recipe.mirror else ''}, "
             f"{len(x_test):,} to test; {model}: {parameters:,} parameters; "
             f"{jax.devices()[0].device_kind}, {dtype.value}"
         )
         objective = _loss(loss, network)
-        error = verify.check_network(network, objective, state.params, x_train[:32], dataset.train_labels[:32], key)
+        error = verify.check_network(network, objective, state.params, x_train[:32], labels[:32], key)
         if not error <= 1e-10:
             _stop(
                 f"the hand-written gradient differs from jax.grad by {error:.1e}, allowed is 1e-10; nothing was trained"
@@ -218,7 +222,7 @@ def train(
                     update,
                     state,
                     x_train,
-                    dataset.train_labels,
+                    labels,
                     batch_size=batch_size,
                     epochs=epochs,
                     target_error=target_error,

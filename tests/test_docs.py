@@ -72,7 +72,8 @@ def test_the_tutorial_differentiates_nothing_automatically():
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/formulas.md", "docs/diagnosis.md", "docs/tutorial.md"]
+    "document",
+    ["README.md", "README.zh-CN.md", "CONTRIBUTING.md", "docs/formulas.md", "docs/diagnosis.md", "docs/tutorial.md"],
 )
 def test_paths_in_a_document_exist(document):
     text = (ROOT / document).read_text()
@@ -106,3 +107,17 @@ def test_the_tables_name_every_operation_and_pass():
             assert line.endswith("  ok")
             if op in OPERATIONS:
                 assert int(line.split()[1]) == len(OPERATIONS[op].cases)
+
+
+def test_the_chinese_readme_has_the_code_the_tables_and_the_figures_of_the_english_one():
+    english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README.zh-CN.md"))
+
+    def parts(text):
+        fences = re.findall(r"```.*?```", text, re.S)
+        tables = re.findall(r"^\|.*\|$", text, re.M)
+        prose = re.sub(r"```.*?```|^\|.*\|$", "", text, flags=re.S | re.M)
+        return fences, tables, sorted(re.findall(r"\d+[.,]\d+", prose)), len(re.findall(r"^## ", text, re.M))
+
+    assert parts(chinese) == parts(english)
+    assert "(README.zh-CN.md)" in english
+    assert "(README.md)" in chinese

@@ -38,6 +38,7 @@ def test_the_totals_are_those_of_the_papers():
         return summary(models.find(model).build(10), models.find(model).in_shape).total.parameters
 
     assert total("deeplearntoolbox") == 3898
+    assert total("modern") == 84_986 < 100_000
     assert total("lenet5") - 850 == 60_000  # without the dense output that stands for the RBF one
 
 
