@@ -25,6 +25,11 @@ def cited_tags():
             yield from TAG.findall(bracket)
 
 
+def test_every_formula_of_the_documents_has_a_row():
+    last = {"G": 3, "I": 4, "F": 9, "A": 4, "L": 2, "B": 12, "T": 6}
+    assert {row[0] for row in ROWS} == {f"{letter}{n}" for letter, end in last.items() for n in range(1, end + 1)}
+
+
 def test_every_cited_tag_has_a_row_and_every_row_is_cited():
     rows = [row[0] for row in ROWS]
     assert len(rows) == len(set(rows))

@@ -11,7 +11,7 @@ from ..errors import InputError
 class Dataset:
     """Labelled images in two splits.
 
-    Images are float32 (N, H, W, C) with values from 0 to 1; labels are int32 (N,), indices into `classes`.
+    Images are float32 (N, H, W, C) with values from 0 to 1, C = 3 for the matrices R, G, B of colour [I2]; labels are int32 (N,), indices into `classes`.
 
     Raises:
         InputError: the arrays do not belong together.
