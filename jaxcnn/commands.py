@@ -150,7 +150,7 @@ def train(
     x_train, x_test = normalization(dataset.train_images), normalization(dataset.test_images)
     labels = dataset.train_labels
     if recipe.mirror:
-        x_train, labels = np.concatenate([x_train, x_train[:, :, ::-1]]), np.concatenate([labels, labels])
+        x_train, labels = data.mirrored(x_train, labels)
     in_shape = x_train.shape[1:]
     if model is None and recipe.model is not None and in_shape != models.find(recipe.model).in_shape:
         raise InputError(

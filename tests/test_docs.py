@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.presets import table as presets_table
 from benchmarks.steps import NETS, table
+from jaxcnn.presets import PRESETS
 from jaxcnn.verify import OPERATIONS
 
 ROOT = Path(__file__).parents[1]
 TAG = re.compile(r"\b([GIFALBT]\d{1,2})\b")
+DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("[RC]*.md"), *ROOT.glob("docs/*.md")])
 FORMULAS = (ROOT / "docs/formulas.md").read_text()
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\| [A-Z]\d+ .*$", FORMULAS, re.M)
@@ -76,10 +79,7 @@ def test_the_tutorial_differentiates_nothing_automatically():
     assert sorted(map(int, re.findall(r"\d+", steps))) == list(range(1, 12))
 
 
-@pytest.mark.parametrize(
-    "document",
-    ["README.md", "README.zh-CN.md", "CONTRIBUTING.md", "docs/formulas.md", "docs/diagnosis.md", "docs/tutorial.md"],
-)
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_paths_in_a_document_exist(document):
     text = (ROOT / document).read_text()
     for path in re.findall(r"`((?:jaxcnn|reference|tests|docs|benchmarks)/[\w./]*)`", text):
@@ -102,6 +102,14 @@ def test_the_speed_table_is_the_committed_measurement():
     result = json.loads((ROOT / "benchmarks/results/steps.json").read_text())
     assert table(result) in (ROOT / "README.md").read_text()
     assert list(result["nets"]) == list(NETS)
+
+
+def test_the_presets_table_is_the_committed_measurement():
+    entries = json.loads((ROOT / "benchmarks/results/presets.json").read_text())
+    text = (ROOT / "docs/presets.md").read_text()
+    assert f"<!-- benchmarks/presets.py -->\n{presets_table(entries)}\n<!-- end -->" in text
+    for name in PRESETS:
+        assert f"**{name}**" in text
 
 
 def test_the_tables_name_every_operation_and_pass():

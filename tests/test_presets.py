@@ -1,5 +1,6 @@
 """Presets: the networks have the published sizes, the recipes are whole, the command follows them."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -82,12 +83,17 @@ def folder(tmp_path, rng, monkeypatch):
     return "small"
 
 
-def test_an_option_beside_a_preset_replaces_its_value_and_the_rest_is_the_presets(folder, capsys):
+def test_an_option_beside_a_preset_replaces_its_value_and_the_rest_is_the_presets(folder, capsys, monkeypatch):
+    monkeypatch.setitem(presets.PRESETS, "lenet5", dataclasses.replace(presets.find("lenet5"), mirror=True))
     options = ("--epochs", 2, "--batch-size", 20, "--momentum", 0.5)
     assert run("train", "--preset", "lenet5", "--data", folder, *options, "--out", "r", "--json") == 0
     out, err = capsys.readouterr()
     result = json.loads(out)
-    assert (result["preset"], result["parameters"], result["steps"]) == ("lenet5", 60_850, 4)
+    assert (result["preset"], result["parameters"], result["steps"]) == (
+        "lenet5",
+        60_850,
+        8,
+    )  # 2 epochs of 80 images, 40 of them mirrored
     assert result["published"] == presets.find("lenet5").anchor
     assert f"published for lenet5: {result['published']}" in err
     assert f"reached here: {1 - result['accuracy']:.2%} error" in err

@@ -11,7 +11,8 @@ from ..errors import InputError
 class Dataset:
     """Labelled images in two splits.
 
-    Images are float32 (N, H, W, C) with values from 0 to 1, C = 3 for the matrices R, G, B of colour [I2]; labels are int32 (N,), indices into `classes`.
+    Images are float32 (N, H, W, C) with values from 0 to 1, C = 3 for the matrices R, G, B of colour [I2]. Labels are
+    int32 (N,), indices into `classes`.
 
     Raises:
         InputError: the arrays do not belong together.
@@ -68,6 +69,17 @@ class Normalization:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """`images`, padded and normalised, in their dtype."""
         return ((_padded(images, self.padding) - self.mean) / self.std).astype(images.dtype)
+
+
+def mirrored(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The images (N, H, W, C), then their mirror images, left and right exchanged; the labels (N,) of both.
+
+    >>> images, labels = mirrored(np.array([1, 2]).reshape(1, 1, 2, 1), np.array([7]))
+    >>> print(images[:, 0, :, 0], labels)
+    [[1 2]
+     [2 1]] [7 7]
+    """
+    return np.concatenate([images, images[:, :, ::-1]]), np.concatenate([labels, labels])
 
 
 def _padded(images, padding):
