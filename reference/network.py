@@ -3,8 +3,6 @@
 from .activation import (
     relu_backward,
     relu_forward,
-    scaled_tanh_backward,
-    scaled_tanh_forward,
     sigmoid_backward,
     sigmoid_forward,
     softmax_backward,
@@ -21,7 +19,6 @@ FIXED = {
     "ReLU": (relu_forward, relu_backward),
     "Sigmoid": (sigmoid_forward, sigmoid_backward),
     "Tanh": (tanh_forward, tanh_backward),
-    "ScaledTanh": (scaled_tanh_forward, scaled_tanh_backward),
     "Softmax": (softmax_forward, softmax_backward),
     "MaxPool2d": (max_pool2d_forward, max_pool2d_backward),
     "AvgPool2d": (avg_pool2d_forward, avg_pool2d_backward),

@@ -168,7 +168,6 @@ STOCHASTIC_CASES = [
     for kind, hyper in (
         ("positive", {"window_size": (3, 2), "stride": (1, 2)}),
         ("tied", {"window_size": (1, 2), "stride": 1}),
-        ("positive", {"window_size": 2}),
     )
 ]
 
@@ -205,8 +204,7 @@ OPERATIONS = {
         "x",
         [
             Case((Draw((2, 5, 4, 3), "apart"),), {"window_size": 2}),
-            Case((Draw((2, 5, 4, 3), "tied"),), {"window_size": (2, 3), "stride": 1}, terms=6),
-            Case((Draw((2, 6, 5, 2), "apart"),), {"window_size": 3, "stride": (1, 2)}, terms=6),
+            Case((Draw((2, 5, 4, 3), "tied"),), {"window_size": (1, 3), "stride": 1}, terms=3),
         ],
     ),
     "subsample2d": _operation(
