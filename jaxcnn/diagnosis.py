@@ -47,11 +47,12 @@ class Diagnosis:
 
     def __str__(self):
         if self.symptom == "dead":
-            count = round(self.share * self.units)
-            said = f"{count} of {self.units} units are dead: zero for every sample, so their weights get no gradient"
+            said = f"{round(self.share * self.units)} of {self.units} units are dead"
+            why = "zero for every sample, so their weights get no gradient"
         else:
-            said = f"{self.share:.0%} of {self.units} units are saturated: f' is near zero and little gradient passes"
-        return f"{self.name}: {said}"
+            said = f"{self.share:.0%} of {self.units} units are saturated"
+            why = "f' is near zero and little gradient passes"
+        return f"{self.name}: {said}" + (f": {why}" if self.share else "")
 
 
 def diagnose(network: Layer, params: Params, x) -> tuple[Diagnosis, ...]:
