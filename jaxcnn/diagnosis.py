@@ -81,8 +81,11 @@ def diagnose(network: Layer, params: Params, x) -> tuple[Diagnosis, ...]:
 
 @partial(jax.jit, static_argnums=0)
 def _measured(network, params, x):
+    if not isinstance(network, Sequential):
+        network = Sequential((network,))
+        params = {network.names[0]: params}
     measured = []
-    for name, layer, y in _outputs(network, params, x):
+    for name, layer, y in _outputs("", network, params, x):
         if isinstance(layer, ReLU):
             dead = (y == 0).all(axis=range(y.ndim - 1))  # (2)
             measured.append((Static(Diagnosis(name, "dead", dead.size)), dead.mean()))
@@ -93,16 +96,12 @@ def _measured(network, params, x):
     return measured
 
 
-def _outputs(network, params, x) -> Iterator[tuple[str, Layer, jax.Array]]:
-    """Every layer's name, the layer and its output; those of the layers inside a Sequential before its own."""
-    if not isinstance(network, Sequential):
-        network, params = Sequential((network,)), {Sequential((network,)).names[0]: params}
-    for name, layer in zip(network.names, network.layers, strict=True):
-        given = params.get(name, {})
-        if isinstance(layer, Sequential):
-            for inner, part, y in _outputs(layer, given, x):
-                yield f"{name}/{inner}", part, y
-                x = y
-        else:
-            x = layer.apply(given, x)
-            yield name, layer, x
+def _outputs(name, layer, params, x) -> Iterator[tuple[str, Layer, jax.Array]]:
+    """The name, the spec and the output of `layer`, or of every layer inside it."""
+    if isinstance(layer, Sequential):
+        for inner, part in zip(layer.names, layer.layers, strict=True):
+            given = params.get(inner, {})
+            yield from _outputs(f"{name}/{inner}".lstrip("/"), part, given, x)
+            x = part.apply(given, x)
+    else:
+        yield name, layer, layer.apply(params, x)
