@@ -5,6 +5,7 @@ Layer specs are frozen dataclasses, `Conv2d`, combined by `Sequential`. Nothing 
 """
 
 from . import geometry, initializers, models
+from .diagnosis import Diagnosis, diagnose
 from .errors import InputError
 from .layers.activation import (
     ReLU,
@@ -104,6 +105,7 @@ __all__ = [
     "Conv2d",
     "Cosine",
     "Dense",
+    "Diagnosis",
     "Dropout",
     "Evaluation",
     "FixedLayer",
@@ -145,6 +147,7 @@ __all__ = [
     "dense",
     "dense_backward",
     "dense_forward",
+    "diagnose",
     "dropout",
     "dropout_backward",
     "dropout_forward",

@@ -304,8 +304,8 @@ def summary(network: Layer, in_shape: Shape, *, batch_size: int = 1) -> Summary:
 LAYERS = {
     layer.__name__: layer
     for layer in (
-        AvgPool2d, CombineMaps, Conv2d, Dense, Dropout, Flatten, MaxPool2d, MedianPool2d, ReLU, Residual, ScaledTanh,
-        Sequential, Sigmoid, Softmax, StochasticPool2d, Subsample2d, Tanh,
+        AvgPool2d, CombineMaps, Conv2d, Dense, Dropout, Flatten, MaxPool2d, MedianPool2d, ReLU, Residual,
+        ScaledTanh, Sequential, Sigmoid, Softmax, StochasticPool2d, Subsample2d, Tanh,
     )
 }  # fmt: skip
 

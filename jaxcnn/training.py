@@ -8,6 +8,7 @@ Tests: tests/test_training.py.
 """
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -253,7 +254,8 @@ def fit(
 
     Returns:
         `(state, history)`: one dict for each epoch with "epoch", "step", "loss", "accuracy" (means over the epoch's
-        steps, before each update) and, with `test`, "test_loss" and "test_accuracy".
+        steps, before each update), "seconds" (of training alone; the first epoch's hold the compilation) and, with
+        `test`, "test_loss" and "test_accuracy".
 
     Raises:
         InputError: an argument is out of range or does not fit.
@@ -285,9 +287,10 @@ def fit(
 
     history, previous = [], state
     for _ in range(epochs):
-        begin = state
+        begin, started = state, time.perf_counter()
         state, metrics = train_epoch(network, loss, optimizer, begin, images, labels, batch_size)
         losses, correct = np.asarray(metrics["loss"], float), np.asarray(metrics["correct"])
+        seconds = time.perf_counter() - started
         measured = evaluate(network, loss, state.params, *probe)
         bad = np.flatnonzero(~np.isfinite(losses))
         if bad.size or not math.isfinite(measured.loss):
@@ -305,6 +308,7 @@ def fit(
             "step": int(state.step),
             "loss": float(losses.mean()),
             "accuracy": float(correct.sum() / (len(losses) * batch_size)),
+            "seconds": seconds,
         }
         if test is not None:
             epoch |= {"test_loss": measured.loss, "test_accuracy": measured.accuracy}

@@ -74,19 +74,19 @@ class Residual(Layer):
         return shape
 
     def penalty(self, params):
-        found = {name: layer.penalty(params.get(name, {})) for name, layer in self._branches.items()}
-        return sum(value for value, _ in found.values()), {name: grads for name, (_, grads) in found.items() if grads}
+        found = {name: layer.penalty(params.get(name, {})) for name, layer in self.branches}
+        return sum(value for value, _ in found.values()), {name: of for name, (_, of) in found.items() if of}
 
     def parameter_count(self, params):
-        return sum(layer.parameter_count(params.get(name, {})) for name, layer in self._branches.items())
+        return sum(layer.parameter_count(params.get(name, {})) for name, layer in self.branches)
 
     def multiply_adds(self, in_shape):
-        return sum(layer.multiply_adds(in_shape) for layer in self._branches.values())
+        return sum(layer.multiply_adds(in_shape) for _, layer in self.branches)
 
     @property
-    def _branches(self):
-        branches = {"body": self.body, "shortcut": self.shortcut}
-        return {name: layer for name, layer in branches.items() if layer is not None}
+    def branches(self) -> list[tuple[str, Layer]]:
+        """The names and layers of both ways, without the shortcut where it is x itself."""
+        return [(name, layer) for name, layer in (("body", self.body), ("shortcut", self.shortcut)) if layer]
 
 
 def _under(branch, deltas):

@@ -36,6 +36,14 @@ def test_the_nine_equations_of_d3(rng):
 
 
 @pytest.mark.usefixtures("float64")
+def test_a_colour_image_enters_as_three_matrices(rng):
+    """[I2]: the convolution of a colour image is the sum of those of R, G and B, each with its own kernel."""
+    image, weight = rng.standard_normal((1, 4, 5, 3)), rng.standard_normal((3, 2, 3, 2))
+    parts = [conv2d_forward(image[..., c : c + 1], weight[:, :, c : c + 1])[0] for c in range(3)]
+    np.testing.assert_allclose(conv2d_forward(image, weight)[0], sum(parts), rtol=1e-13)
+
+
+@pytest.mark.usefixtures("float64")
 def test_b3_as_written_zero_pad_and_correlate_with_the_rotated_kernel(rng):
     x, weight = rng.standard_normal((1, 5, 6, 1)), rng.standard_normal((3, 2, 1, 1))
     dy = rng.standard_normal((1, 3, 5, 1))
