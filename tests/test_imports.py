@@ -17,7 +17,7 @@ LEVELS = [
     {"models", "diagnosis"},
     {"training", "checkpoint"},
     {"verify", "plots", "presets"},
-    {"runs"},
+    {"runs", "bench"},
     {"cli", "commands", "__main__"},
 ]
 

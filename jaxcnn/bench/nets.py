@@ -1,0 +1,286 @@
+"""Whole networks: one SGD step, evaluation, compilation, what is kept from forward to backward, growth."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .. import models
+from ..errors import InputError
+from ..layers.base import Layer, Params, Shape
+from ..layers.conv import Conv2d
+from ..layers.residual import Residual
+from ..losses import SoftmaxCrossEntropy
+from ..lowering import compiler_options
+from ..network import Sequential, relu_after_pool, summary
+from ..training import gradients
+from . import plain
+from .peers import brought_back, flat, weights_of
+from .precision import Precision, precisions
+from .timing import Row, Variant, compiled, measure, waiting
+
+NETS = ("lenet28", "cnn28", "vgg32", "resnet32")
+BATCH, OTHER_BATCHES, GROWTH_BATCH = 128, (1, 32, 512), 32
+RATE, STEPS, CHUNK = 0.01, 4, 32
+LOSS = SoftmaxCrossEntropy()
+
+
+def find(name: str) -> tuple[Layer, Shape]:
+    """The network of this name and its input shape.
+
+    Raises:
+        InputError: it is not one of `NETS`.
+
+    >>> find("lenet5")
+    Traceback (most recent call last):
+    jaxcnn.errors.InputError: net is 'lenet5' but must be one of lenet28, cnn28, vgg32, resnet32
+    """
+    if name not in NETS:
+        raise InputError(f"net is {name!r} but must be one of {', '.join(NETS)}")
+    model = models.find(name)
+    return model.build(10), model.in_shape
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A network, its parameters and a batch, in one precision; `truth` is the gradient in float64."""
+
+    network: Layer
+    in_shape: Shape
+    params: Params
+    x: jax.Array
+    labels: jax.Array
+    precision: Precision
+
+    @classmethod
+    def draw(cls, network: Layer, in_shape: Shape, batch: int, precision: Precision) -> "Task":
+        """Random parameters and a random batch."""
+        init = jax.jit(lambda key: network.init(key, in_shape), compiler_options={"xla_backend_optimization_level": 0})
+        params = init(jax.random.key(0))  # it runs once: LLVM's optimizations would take longer than they save
+        x = jax.random.normal(jax.random.key(1), (batch, *in_shape))
+        params, x = precision.cast((params, x))
+        return cls(network, in_shape, params, x, jnp.arange(batch) % 10, precision)
+
+    def flat(self, grads) -> list[np.ndarray]:
+        """A tree like the parameters as a list, in the order of all variants."""
+        return [np.asarray(a, np.float64) for a in flat(self.network, self.in_shape, grads)]
+
+
+Truth = Callable[[Task], list[np.ndarray]]
+
+
+def gradient_in_float64(network: Layer) -> Truth:
+    """Automatic differentiation of the plain network in float64, compiled for chunks: a mean is the mean of means."""
+    grad = jax.jit(jax.grad(partial(plain.loss, network)))
+
+    def truth(task: Task) -> list[np.ndarray]:
+        x, labels = np.asarray(task.x, np.float64), np.asarray(task.labels)
+        if CHUNK % len(x) == 0:
+            x, labels = np.repeat(x, CHUNK // len(x), axis=0), np.repeat(labels, CHUNK // len(labels))
+        size = CHUNK if len(x) % CHUNK == 0 else len(x)
+        with jax.enable_x64(True):
+            params = jax.tree.map(lambda w: jnp.asarray(w, jnp.float64), task.params)
+            parts = [
+                task.flat(grad(params, jnp.asarray(x[i : i + size]), labels[i : i + size]))
+                for i in range(0, len(x), size)
+            ]
+        return [np.mean(arrays, axis=0) for arrays in zip(*parts, strict=True)]
+
+    return truth
+
+
+def outputs_in_float64(task: Task) -> list[np.ndarray]:
+    """The plain network's outputs in float64."""
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), (task.params, task.x))
+        return [np.asarray(jax.jit(partial(plain.apply, task.network))(*wide))]
+
+
+def our_step(network: Layer, params: Params, x, labels, rate):
+    """One step by the hand-written chain."""
+    return _descend(params, gradients(network, LOSS, params, x, labels)[0], rate)
+
+
+def autodiff_step(network: Layer, params: Params, x, labels, rate):
+    """One step by `jax.grad` of plain lax."""
+    return _descend(params, jax.grad(partial(plain.loss, network))(params, x, labels), rate)
+
+
+def step_variant(name: str, step: Callable, options: dict | None, task: Task) -> tuple[Variant, float]:
+    """The compiled step as a variant, and the seconds of its compilation.
+
+    The very program that is timed is checked: with a rate of 2^20 the old parameters vanish beside the gradient.
+    """
+    args = (task.params, task.x, task.labels)
+    program, seconds = compiled(partial(step, task.network), options, *args, _rate(task, RATE))
+
+    def answer():
+        return _gradient(task, program(*args, _rate(task, 2.0**20)))
+
+    return Variant(name, waiting(program, *args, _rate(task, RATE)), answer), seconds
+
+
+def scan_variant(name: str, step: Callable, options: dict | None, task: Task) -> Variant:
+    """`STEPS` steps over as many batches in one compiled scan, as an epoch runs them."""
+
+    def epoch(params, batches, labels, rates):
+        def body(params, batch):
+            return step(task.network, params, *batch), None
+
+        return lax.scan(body, params, (batches, labels, rates))[0]
+
+    batches, labels = (jnp.stack([a] * STEPS) for a in (task.x, task.labels))
+    rates = jnp.full(STEPS, _rate(task, RATE))
+    program, _ = compiled(epoch, options, task.params, batches, labels, rates)
+
+    def answer():  # of the first step: with a rate of 0 the others change nothing
+        only_first = jnp.zeros_like(rates).at[0].set(2.0**20)
+        return _gradient(task, program(task.params, batches, labels, only_first))
+
+    return Variant(name, waiting(program, task.params, batches, labels, rates), answer, STEPS)
+
+
+def peer_nets(peers: dict[str, ModuleType], task: Task) -> dict[str, tuple[Any, bool]]:
+    """Every peer's networks by the names of the variants, with our weights, and whether they have channels first."""
+    found = {}
+    for peer in peers.values():
+        weights = weights_of(task.network, task.in_shape, task.params, peer.CHANNELS_FIRST)
+        x, labels = np.asarray(task.x, np.float32), np.asarray(task.labels)
+        nets = peer.nets(task.network, weights, x, labels, RATE, task.precision.dtype, task.precision.tf32)
+        found |= {name: (net, peer.CHANNELS_FIRST) for name, net in nets.items()}
+    return found
+
+
+def peer_steps(nets: dict[str, tuple[Any, bool]], task: Task) -> list[Variant]:
+    """The peers' steps as variants."""
+
+    def answer(net, channels_first):
+        grads = net.gradients()
+        if channels_first:
+            return brought_back(task.network, task.in_shape, task.params, grads)
+        return [array for values in grads for array in values]
+
+    return [Variant(name, net.step, partial(answer, net, first)) for name, (net, first) in nets.items()]
+
+
+def steps(name: str, peers: dict[str, ModuleType], seconds: float, report: Callable[[str], None]) -> Iterator[Row]:
+    """The rows of one network: "step" at batch 128 and others, "evaluation", "compile" and "residuals"."""
+    network, in_shape = find(name)
+    yield from residuals(name, network, in_shape)
+    truth = gradient_in_float64(network)
+    for precision in precisions():
+        about = {"net": name, "precision": precision.name}
+        with precision.active():
+            report(f"{name}, {precision.name}: step")
+            task = Task.draw(network, in_shape, BATCH, precision)
+            options = compiler_options()
+            compiled(lambda x: x + 1, options, 0.0)  # what the first compilation pays alone
+            ours, our_seconds = step_variant("ours", our_step, options, task)
+            theirs, their_seconds = step_variant("jax.grad", autodiff_step, None, task)
+            for variant, taken in (("ours", our_seconds), ("jax.grad", their_seconds)):
+                yield {"table": "compile", **about, "variant": variant, "seconds": taken}
+            variants = [ours]
+            if options:
+                variants.append(step_variant("ours, default options", our_step, None, task)[0])
+            variants += [scan_variant("ours, scanned", our_step, options, task), theirs]
+            variants += peer_steps(peer_nets(peers, task), task)
+            for row in measure(variants, truth(task), precision.allowed, 3 * seconds):
+                yield {"table": "step", **about, "batch": BATCH, **row}
+
+            report(f"{name}, {precision.name}: evaluation")
+            for row in evaluation(task, peer_nets(peers, task), seconds):  # new ones: those that stepped have moved
+                yield {"table": "evaluation", **about, "batch": BATCH, **row}
+            for batch in OTHER_BATCHES:
+                report(f"{name}, {precision.name}: batch {batch}")
+                other = Task.draw(network, in_shape, batch, precision)
+                only = {peer: peers[peer] for peer in peers if peer == "torch"}
+                variants = [
+                    step_variant("ours", our_step, options, other)[0],
+                    step_variant("jax.grad", autodiff_step, None, other)[0],
+                    *peer_steps(peer_nets(only, other), other),
+                ]
+                for row in measure(variants, truth(other), precision.allowed, seconds):
+                    yield {"table": "step", **about, "batch": batch, **row}
+
+
+def evaluation(task: Task, nets: dict[str, tuple[Any, bool]], seconds: float) -> list[Row]:
+    """The forward pass alone, by `apply`, by plain lax and by the peers."""
+    args = (task.params, task.x)
+
+    def variant(name, f, options):
+        program, _ = compiled(partial(f), options, *args)
+        return Variant(name, waiting(program, *args), lambda: [program(*args)])
+
+    variants = [variant("ours", task.network.apply, compiler_options())]
+    if compiler_options():
+        variants.append(variant("ours, default options", task.network.apply, None))
+    variants.append(variant("plain lax", partial(plain.apply, task.network), None))
+    variants += [Variant(name, net.evaluate, lambda net=net: [net.outputs()]) for name, (net, _) in nets.items()]
+    return measure(variants, outputs_in_float64(task), task.precision.allowed, seconds)
+
+
+def residuals(name: str, network: Layer, in_shape: Shape) -> Iterator[Row]:
+    """Bytes kept from forward to backward at batch 128 in float32, besides the parameters and the batch."""
+    ours = summary(relu_after_pool(network), in_shape, batch_size=BATCH).total.residual_bytes
+    params = jax.eval_shape(lambda: network.init(jax.random.key(0), in_shape))
+
+    def kept(params, x):
+        return jax.tree.leaves(jax.vjp(lambda params: plain.apply(network, params, x), params)[1])
+
+    jaxpr = jax.make_jaxpr(kept)(params, jax.ShapeDtypeStruct((BATCH, *in_shape), float)).jaxpr
+    new = {var for var in jaxpr.outvars if not hasattr(var, "val")} - set(jaxpr.invars)  # a literal has a value
+    theirs = sum(var.aval.size * var.aval.dtype.itemsize for var in new)
+    for variant, count in (("ours", ours), ("jax.grad", theirs)):
+        yield {"table": "residuals", "net": name, "batch": BATCH, "variant": variant, "bytes": count}
+
+
+def growth(name: str, seconds: float, report: Callable[[str], None]) -> Iterator[Row]:
+    """Rows "growth": our step and jax.grad's at batch 32 as it is, with twice the channels, twice the image size."""
+    network, (H, W, C) = find(name)
+    precision = precisions()[0]
+    sizes = {
+        "as it is": (network, (H, W, C)),
+        "channels x 2": (_wider(network), (H, W, C)),
+        "height and width x 2": (network, (2 * H, 2 * W, C)),
+    }
+    with precision.active():
+        for change, (grown, in_shape) in sizes.items():
+            report(f"{name}: growth, {change}")
+            task = Task.draw(grown, in_shape, GROWTH_BATCH, precision)
+            variants = [
+                step_variant("ours", our_step, compiler_options(), task)[0],
+                step_variant("jax.grad", autodiff_step, None, task)[0],
+            ]
+            about = {"net": name, "precision": precision.name, "batch": GROWTH_BATCH, "change": change}
+            work = {"multiply_adds": grown.multiply_adds(in_shape)}
+            for row in measure(variants, gradient_in_float64(grown)(task), precision.allowed, seconds):
+                yield {"table": "growth", **about, **work, **row}
+
+
+def _wider(layer):
+    """The layer with twice the maps in every convolution."""
+    if isinstance(layer, Sequential):
+        return Sequential([_wider(inner) for inner in layer.layers])
+    if isinstance(layer, Residual):
+        return Residual(_wider(layer.body), layer.shortcut and _wider(layer.shortcut))
+    return dataclasses.replace(layer, out_channels=2 * layer.out_channels) if isinstance(layer, Conv2d) else layer
+
+
+def _descend(params, grads, rate):
+    return jax.tree.map(lambda w, g: w - rate * g, params, grads)
+
+
+def _rate(task, rate):
+    return jnp.asarray(rate, task.precision.dtype)
+
+
+def _gradient(task, params):
+    """The gradient from the parameters after a step with a rate of 2^20."""
+    old, new = task.flat(task.params), task.flat(params)
+    return [(before - after) / 2.0**20 for before, after in zip(old, new, strict=True)]

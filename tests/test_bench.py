@@ -1,0 +1,218 @@
+"""The benchmark as a product: what it refuses, what it shows; a wrong answer has no time. Nothing here is timed."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcnn import (
+    AvgPool2d,
+    Conv2d,
+    Dense,
+    Flatten,
+    InputError,
+    MaxPool2d,
+    ReLU,
+    Residual,
+    Sequential,
+    Softmax,
+    bench,
+    cli,
+    relu_after_pool,
+)
+from jaxcnn.bench import nets, numerics, operations, peers, plain, precision, timing
+
+SMALL = Sequential(
+    (
+        Conv2d(3, 3, padding=1),
+        ReLU(),
+        MaxPool2d(2),
+        Residual(Sequential((Conv2d(4, 3, stride=2, padding=1), ReLU())), Conv2d(4, 1, stride=2)),
+        ReLU(),
+        AvgPool2d((1, 2)),
+        Flatten(),
+        Dense(5),
+    )
+)
+IN_SHAPE = (8, 12, 2)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return nets.Task.draw(SMALL, IN_SHAPE, 4, precision.FLOAT32)
+
+
+@pytest.fixture(scope="module")
+def truth(task):
+    return nets.gradient_in_float64(SMALL)(task)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--net", "lenet5"), "net is 'lenet5' but must be one of lenet28, cnn28, vgg32, resnet32"),
+        (("--op", "pool"), "op is 'pool' but must be one of conv2d, max_pool2d, avg_pool2d, all"),
+        (("--peers", "torch,jacks"), "peers has 'jacks' but must be some of torch, flax, equinox"),
+        (("--out", "nowhere/a.json"), "out is 'nowhere/a.json', which cannot be written: its folder must exist"),
+    ],
+)
+def test_what_is_unknown_is_refused_in_a_sentence(arguments, sentence, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["bench", *arguments])
+    assert stopped.value.code == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err == f"jaxcnn: {sentence}\n"
+
+
+def test_a_step_is_checked_by_the_program_that_is_timed_and_a_wrong_one_has_no_time(task, truth):
+    def wrong_step(network, params, x, labels, rate):
+        good = nets.our_step(network, params, x, labels, rate)
+        return good | {"dense1": {**good["dense1"], "bias": params["dense1"]["bias"]}}
+
+    ours, seconds = nets.step_variant("ours", nets.our_step, None, task)
+    wrong, _ = nets.step_variant("wrong", wrong_step, None, task)
+    scanned = nets.scan_variant("ours, scanned", nets.our_step, None, task)
+    assert seconds > 0
+    right, refused, epoch = timing.measure([ours, wrong, scanned], truth, 1e-4, seconds=0.05)
+    assert right["error"] < 1e-6
+    assert right["ratio"] == 1.0
+    assert right["quartiles"][0] <= right["milliseconds"] <= right["quartiles"][1]
+    assert refused["error"] > 1e-2
+    assert set(refused) == {"variant", "error"}
+    assert epoch["error"] < 1e-6
+    assert epoch["ratio"] == pytest.approx(right["milliseconds"] / epoch["milliseconds"])
+
+
+def test_what_is_not_finite_or_has_another_shape_is_infinitely_wrong():
+    assert timing.distance([np.array([np.nan])], [np.ones(1)]) == math.inf
+    assert timing.distance([np.ones((1, 2))], [np.ones(2)]) == math.inf
+    (row,) = timing.measure([timing.Variant("ours", lambda: None, lambda: [np.inf])], [np.ones(())], 1e-4, 0.01)
+    assert row == {"variant": "ours", "error": None}
+
+
+def test_weights_come_back_from_channels_first(task):
+    carried = peers.weights_of(SMALL, IN_SHAPE, task.params, channels_first=True)
+    assert [weights[0].shape for weights in carried] == [(3, 2, 3, 3), (4, 3, 3, 3), (4, 3, 1, 1), (5, 2 * 1 * 4)]
+    back = peers.brought_back(SMALL, IN_SHAPE, task.params, carried)
+    for found, true in zip(back, task.flat(task.params), strict=True):
+        np.testing.assert_array_equal(found, true)
+    # what a column of the flattened CHW sees
+    H, W, C = 2, 1, 4
+    true = np.asarray(task.params["dense1"]["weight"]).reshape(H, W, C, 5)
+    np.testing.assert_array_equal(carried[-1][0].reshape(5, C, H, W)[1, 3, 1, 0], true[1, 0, 3, 1])
+
+
+def test_peers_that_are_installed_compute_the_same(task, truth):
+    modules, left_out = peers.load(peers.PEERS)
+    assert set(modules) | set(left_out) == set(peers.PEERS)
+    variants = nets.peer_steps(nets.peer_nets(modules, task), task)
+    assert {variant.name.split(",")[0] for variant in variants} == set(modules)
+    for variant in variants:
+        assert timing.distance(variant.answer(), truth) < 1e-6, variant.name
+
+
+def test_peers_that_are_absent_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(peers, "FOLDER", tmp_path)
+    (tmp_path / "torch_peer.py").write_text("import no_such_torch")
+    said = []
+    result = bench.run([], None, peer_names=["torch", "flax"], report=said.append)
+    assert result["left_out"] == {
+        "torch": "no_such_torch is not installed",
+        "flax": "its code is in benchmarks/ of a source checkout",
+    }
+    assert said[0] == "torch is left out: no_such_torch is not installed"
+    assert result["rows"] == []
+
+
+def test_imposed_decisions_are_those_of_the_gradient(task, truth):
+    network = relu_after_pool(SMALL)
+    theirs = jax.jit(jax.grad(lambda p, decided: plain.loss(network, p, task.x, task.labels, decided)))
+    decide = jax.jit(lambda x: numerics.decisions(network, network.forward(task.params, x, train=True)[1]))
+
+    @jax.jit
+    def ours(decided):
+        outputs, residuals = network.forward(task.params, task.x, train=True)
+        dy = nets.LOSS.backward(nets.LOSS.forward(outputs, task.labels)[1])
+        return network.backward(numerics.imposed(network, residuals, decided), dy)[1]
+
+    for x, right in ((task.x, True), (-task.x, False)):
+        decided = decide(x)
+        for grads in (ours(decided), theirs(task.params, decided)):
+            assert (timing.distance(task.flat(grads), truth) < 1e-6) is right
+
+
+def test_an_operation_gets_a_row_for_each_variant_and_direction(monkeypatch):
+    monkeypatch.setattr(operations, "BATCH", 2)
+    monkeypatch.setattr(operations, "SIZE", 8)
+    case = operations.Case("max_pool2d", 4, (3, 3), 2)
+    assert str(case) == "2x2, 4x4x3, stride 2"
+    product, *rows = operations.operations((case,), {}, 0.01, lambda line: None)
+    assert product["gigaflops"] > 0
+    assert [(row["direction"], row["variant"]) for row in rows] == [
+        (direction, variant) for direction in ("forward", "dx") for variant in ("ours", "jax.grad")
+    ]
+    assert all(row["error"] == 0 and row["milliseconds"] > 0 for row in rows)
+
+
+def test_residual_bytes_are_counted_for_both():
+    ours, theirs = nets.residuals("small", SMALL, IN_SHAPE)
+    assert ours["bytes"] < theirs["bytes"]
+    # the plain pooling keeps its input and a mask of relu's
+    assert theirs["bytes"] > nets.BATCH * 8 * 12 * 3 * 4
+
+
+def operation(variant, direction, milliseconds):
+    return {"table": "operation", "op": "conv2d", "case": "3x3", "direction": direction, "precision": "float32"} | {
+        "variant": variant,
+        "milliseconds": milliseconds,
+        "product_milliseconds": 1.0,
+        "error": 1e-7,
+    }
+
+
+def test_tables_show_ratios_the_wrong_and_the_slow():
+    times = {"milliseconds": 2.0, "quartiles": [1.5, 12.0], "ratio": 1.0, "ratio_quartiles": [1.0, 1.0], "rounds": 5}
+    step = {"table": "step", "net": "lenet28", "precision": "float32", "batch": 128, "error": 1e-7}
+    rows = [
+        {**step, "variant": "ours", **times},
+        {**step, "variant": "torch", **times, "ratio": 0.8, "ratio_quartiles": [0.75, 0.9]},
+        {**step, "variant": "flax", "error": 0.5},
+        operation("ours", "dx", 3.2),
+        operation("torch", "dx", 4.0),
+        operation("torch, channels last", "dx", 2.0),
+        operation("ours", "dweight", 2.9),
+        operation("torch", "dweight", 2.0),
+    ]
+    result = {"device": "cpu", "cores": 2, "versions": {"jax": "1"}, "left_out": {}, "rows": rows}
+    assert json.loads(json.dumps(result)) == result
+    assert bench.markdown(result).splitlines() == [
+        "| ours / | torch | flax | ours, ms |",
+        "|---|---|---|---|",
+        "| lenet28 | 0.80 (0.75-0.90) | - | 2.00 |",
+    ]
+    assert bench.slower_than_torch(rows) == {"conv2d, 3x3, dx": 1.6}
+    shown = bench.text(result)
+    assert "more than 1.5 times PyTorch: conv2d, 3x3, dx, 1.6" in shown
+    (marked,) = [line for line in shown.splitlines() if line.endswith("<-")]
+    assert " dx " in marked
+    (refused,) = [line for line in shown.splitlines() if "flax" in line]
+    assert "wrong" in refused
+    assert bench.wrong(rows) == []
+    assert bench.wrong([{**step, "variant": "ours", "error": 0.5}]) == ["lenet28, step: error 0.5"]
+
+
+def test_twice_the_channels_is_the_same_network_with_wider_convolutions():
+    wider = nets._wider(SMALL)
+    assert wider.output_shape(IN_SHAPE) == (5,)
+    params = jax.eval_shape(lambda: wider.init(jax.random.key(0), IN_SHAPE))
+    assert params["residual1"]["body"]["conv1"]["weight"].shape == (3, 3, 6, 8)
+    assert params["dense1"]["weight"].shape == (16, 5)
+
+
+def test_a_layer_without_a_plain_form_is_named():
+    with pytest.raises(InputError, match="layer is Softmax but must be one of those that the benchmark knows"):
+        plain.apply(Softmax(), {}, jnp.ones((1, 2)))
