@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxcnn.verify.differences import QUICK
 
 from jaxcnn import (
     SGD,
@@ -25,7 +26,6 @@ from jaxcnn import (
     train_epoch,
 )
 from jaxcnn.verify import check_network
-from jaxcnn.verify.oracles import QUICK
 
 
 @pytest.mark.usefixtures("float64")
