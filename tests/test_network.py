@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxcnn.verify.differences import QUICK
 
 from jaxcnn import (
     AvgPool2d,
@@ -30,6 +29,7 @@ from jaxcnn import (
     summary,
 )
 from jaxcnn.network import LAYERS
+from jaxcnn.verify.differences import QUICK
 from jaxcnn.verify.tolerances import relative_error, tolerance
 
 NETWORK = Sequential(

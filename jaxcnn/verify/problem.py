@@ -71,13 +71,18 @@ class Problem:
         ]
         return jax.tree.unflatten(tree, leaves)
 
-    def values(self, dtype, seed: int | None = None) -> list[jax.Array]:
-        """The differentiated leaves in `dtype`; with a seed moved at random by about 5 % of themselves."""
+    def values(self, dtype, seed: int | None = None, away: bool = False) -> list[jax.Array]:
+        """The differentiated leaves in `dtype`; with a seed moved at random by about 5 % of themselves.
+
+        Zeros stay, since a function's domain may end there, unless `away`: then they move up, off their kink.
+        """
         leaves = jax.tree.leaves(self.args)
         found = [np.asarray(leaves[place], np.float64) for place in self.places]
         if seed is not None:
             rng = np.random.default_rng(seed)
-            found = [v * (1 + 0.05 * rng.standard_normal(v.shape)) + 1e-3 * rng.standard_normal(v.shape) for v in found]
+            found = [v * (1 + 0.05 * rng.standard_normal(v.shape)) for v in found]
+            if away:
+                found = [np.where(v == 0, rng.uniform(0.05, 0.15, v.shape), v) for v in found]
         return [jnp.asarray(np.asarray(value).astype(dtype)) for value in found]
 
     def value(self, values: Sequence, f: Callable | None = None) -> list[jax.Array]:

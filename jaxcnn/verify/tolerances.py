@@ -13,7 +13,8 @@ estimate (`jaxcnn.verify.differences`), to which 1e-8 is added.
 (2)  slope = <value, truth> / <truth, truth>
 
 In bfloat16 (1) exceeds 1 %, and yet an error of 1 % in every entry is seen: rounding errors average out in the slope
-(2), such an error does not. SLOPE lies half-way between a right rule and one that is wrong by 1 %.
+(2), such an error does not. A slope is right whose distance from 1 and 4 standard errors stay below FAULT, 1 %; it is
+wrong if it lies further than SLOPE, half of that, from 1 by 4 standard errors; between the two more is drawn.
 """
 
 import math
@@ -25,6 +26,7 @@ import numpy as np
 EXACT = 1e-10
 FINITE_DIFFERENCE = 1e-8
 SLOPE = 0.005
+FAULT = 0.01
 NEGLIGIBLE = 1e-6  # an array whose largest entry is so much smaller than another's is zero but for rounding
 
 

@@ -2,7 +2,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxcnn.verify.differences import QUICK
 
 from jaxcnn import (
     SGD,
@@ -26,6 +25,7 @@ from jaxcnn import (
     train_epoch,
 )
 from jaxcnn.verify import check_network
+from jaxcnn.verify.differences import QUICK
 
 
 @pytest.mark.usefixtures("float64")
