@@ -24,7 +24,8 @@ from jaxcnn.layers.pool import AvgPool2d, MaxPool2d
 from jaxcnn.layers.reshape import Flatten
 from jaxcnn.network import Sequential, spec_to_json
 from jaxcnn.verify.cases import OPERATIONS, Case, find
-from jaxcnn.verify.oracles import QUICK, explicit, plain, through
+from jaxcnn.verify.differences import QUICK
+from jaxcnn.verify.registry import explicit, plain, through
 from jaxcnn.verify.report import Check, table
 from jaxcnn.verify.tolerances import EXACT, FINITE_DIFFERENCE, relative_error
 

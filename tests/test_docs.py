@@ -52,7 +52,7 @@ def test_functions_and_tests_of_a_formula_exist(row):
         assert f"def {function}(" in (ROOT / path).read_text(), (tag, test)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/verify.md"])
 def test_the_python_in_a_document_runs(document):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.S)
     assert blocks or document != "README.md"

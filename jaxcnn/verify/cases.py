@@ -117,7 +117,8 @@ def _operation(module, name, arguments, cases):
     return Operation(op, forward, backward, tuple(arguments.split()), tuple(cases))
 
 
-def _conv(x, weight, bias=True, **hyper):
+def conv_case(x, weight, bias=True, **hyper) -> Case:
+    """A convolution of arrays of these shapes."""
     window = resolve("conv2d", x[1:3], weight[:2], **{k: v for k, v in hyper.items() if k != "groups"})
     U, V, I, O = weight
     terms = max(U * V * I, U * V * O // hyper.get("groups", 1), x[0] * math.prod(window.output))
@@ -125,30 +126,35 @@ def _conv(x, weight, bias=True, **hyper):
 
 
 CONV_CASES = (
-    _conv((2, 7, 5, 3), (3, 2, 3, 4)),
-    _conv((1, 3, 3, 1), (2, 2, 1, 1), bias=False),
-    _conv((2, 7, 8, 3), (3, 2, 3, 4), stride=(2, 3)),
-    _conv((2, 7, 5, 2), (3, 2, 2, 3), stride=2, padding=((1, 0), (0, 2))),
-    _conv((2, 6, 5, 2), (2, 4, 2, 3), padding="SAME"),
-    _conv((2, 7, 6, 2), (3, 4, 2, 3), stride=(3, 2), padding="SAME"),
-    _conv((2, 8, 7, 2), (3, 2, 2, 3), padding=1, dilation=(2, 3)),
-    _conv((2, 9, 8, 2), (2, 3, 2, 3), stride=(2, 3), padding=((2, 1), (0, 1)), dilation=(3, 2)),
-    _conv((2, 6, 5, 4), (3, 2, 2, 6), groups=2),
-    _conv((2, 8, 7, 6), (3, 2, 2, 9), stride=(2, 1), padding=((0, 1), (2, 1)), dilation=(1, 2), groups=3),
-    _conv((2, 6, 5, 3), (3, 2, 1, 6), padding=1, groups=3),
-    _conv((2, 8, 7, 2), (2, 1, 2, 3), stride=(3, 2)),
-    _conv((2, 5, 4, 3), (1, 1, 3, 2), stride=(2, 1)),
-    _conv((2, 4, 3, 2), (3, 2, 2, 3), padding=((2, 2), (1, 1))),
-    _conv((2, 4, 5, 2), (4, 5, 2, 3)),
-    _conv((1, 4, 3, 1), (1, 2, 1, 2), padding=((3, 1), (2, 2)), stride=2),
+    conv_case((2, 7, 5, 3), (3, 2, 3, 4)),
+    conv_case((1, 3, 3, 1), (2, 2, 1, 1), bias=False),
+    conv_case((2, 7, 8, 3), (3, 2, 3, 4), stride=(2, 3)),
+    conv_case((2, 7, 5, 2), (3, 2, 2, 3), stride=2, padding=((1, 0), (0, 2))),
+    conv_case((2, 6, 5, 2), (2, 4, 2, 3), padding="SAME"),
+    conv_case((2, 7, 6, 2), (3, 4, 2, 3), stride=(3, 2), padding="SAME"),
+    conv_case((2, 8, 7, 2), (3, 2, 2, 3), padding=1, dilation=(2, 3)),
+    conv_case((2, 9, 8, 2), (2, 3, 2, 3), stride=(2, 3), padding=((2, 1), (0, 1)), dilation=(3, 2)),
+    conv_case((2, 6, 5, 4), (3, 2, 2, 6), groups=2),
+    conv_case((2, 8, 7, 6), (3, 2, 2, 9), stride=(2, 1), padding=((0, 1), (2, 1)), dilation=(1, 2), groups=3),
+    conv_case((2, 6, 5, 3), (3, 2, 1, 6), padding=1, groups=3),
+    conv_case((2, 8, 7, 2), (2, 1, 2, 3), stride=(3, 2)),
+    conv_case((2, 5, 4, 3), (1, 1, 3, 2), stride=(2, 1)),
+    conv_case((2, 4, 3, 2), (3, 2, 2, 3), padding=((2, 2), (1, 1))),
+    conv_case((2, 4, 5, 2), (4, 5, 2, 3)),
+    conv_case((1, 4, 3, 1), (1, 2, 1, 2), padding=((3, 1), (2, 2)), stride=2),
 )
+
+
+def pool_case(shape, kind, **hyper) -> Case:
+    """A pooling of an image of this shape, drawn as `kind`."""
+    window = resolve_pool("pool", shape[1:3], **hyper)
+    overlap = math.prod(-(-k // s) for k, s in zip(window.kernel, window.stride, strict=True))
+    return Case((Draw(shape, kind),), hyper, max(math.prod(window.kernel), overlap))
 
 
 def _pool_cases(kind):
     def case(shape, kind=kind, **hyper):
-        window = resolve_pool("pool", shape[1:3], **hyper)
-        overlap = math.prod(-(-k // s) for k, s in zip(window.kernel, window.stride, strict=True))
-        return Case((Draw(shape, kind),), hyper, max(math.prod(window.kernel), overlap))
+        return pool_case(shape, kind, **hyper)
 
     return (
         case((2, 6, 4, 3), window_size=2),

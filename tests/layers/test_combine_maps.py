@@ -27,7 +27,7 @@ from jaxcnn import (
     train_epoch,
 )
 from jaxcnn.verify import check_network
-from jaxcnn.verify.oracles import QUICK
+from jaxcnn.verify.differences import QUICK
 
 
 @pytest.mark.usefixtures("float64")
