@@ -156,6 +156,14 @@ def test_bad_input_to_train_gets_one_sentence(capsys, arguments, sentence):
         (["diagnose", "nowhere"], "run is 'nowhere', which holds no model.safetensors"),
         (["summary", "--model", "x"], "model is 'x' but must be one of digits"),
         (["summary", "--batch-size", 0], "batch_size is 0 but must be at least 1"),
+        (["verify", "jax.nn:relu"], "args is not given; jax.nn:relu needs some"),
+        (["verify", "relu", "--args", "f32[2]"], "function is 'relu' but must be module:function"),
+        (["verify", "jax.nn:relu", "--args", "f32(2)"], "args is 'f32(2)', which cannot be read"),
+        (["verify", "jax.nn:relu", "--op", "relu"], "a function and op are both given"),
+        (["verify", "--plain", "jax.nn:relu"], "plain is given but no function"),
+        (["verify", "jax.nn:relu", "--args", "f32[2]", "--html", "no/page.html"], "its folder must exist"),
+        (["verify", "--mutants", "--thorough"], "thorough is given with mutants"),
+        (["verify", "--soak", "0"], "soak is 0 but must be at least 1"),
         (["verify", "--op", "conv3d"], "op is 'conv3d' but must be one of conv2d, max_pool2d"),
         (["tarin"], "tarin"),
     ],
@@ -193,6 +201,35 @@ def test_verify_prints_the_table_and_exits_by_the_verdict(capsys, monkeypatch):
     monkeypatch.setitem(OPERATIONS, "tanh", wrong)
     assert run("verify", "--op", "tanh") == 1
     assert "FAILED  tanh(" in capsys.readouterr().out
+
+
+def test_verify_checks_somebody_elses_rule(capsys, monkeypatch):
+    Path("rules.py").write_text(
+        "import jax\nplain = lambda x: x * x\nf = jax.custom_vjp(plain)\n"
+        "f.defvjp(lambda x: (x * x, x), lambda x, dy: (x * dy,))\n"
+    )
+    monkeypatch.syspath_prepend("")
+    arguments = ("verify", "rules:f", "--plain", "rules:plain", "--args", "f32[3]", "--html", "page.html")
+    assert run(*arguments, "--json") == 1
+    out, _ = capsys.readouterr()
+    result = json.loads(out)
+    assert result["failed"] is True
+    assert "scaled by 1/2" in {check["note"] for check in result["checks"]}
+    assert "scaled by 1/2" in Path("page.html").read_text()
+
+
+def test_verify_shows_the_mutants_and_the_soak(capsys, monkeypatch):
+    from jaxcnn.verify import mutants
+
+    one = [mutant for mutant in mutants.MUTANTS if mutant.fault == "dx stopped"]
+    monkeypatch.setattr(mutants, "MUTANTS", one)
+    monkeypatch.setattr(mutants, "false_alarms", lambda: {"check_grads": (1, 2), "chex": None})
+    assert run("verify", "--mutants", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)["mutants"]
+    assert row["fault"] == "dx stopped"
+    assert row["checks"] == ["autodiff", "differences"]
+    assert run("verify", "--soak", 1, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["false_alarms"] == 0
 
 
 def test_help_teaches(capsys):
