@@ -5,15 +5,20 @@ Layer specs are frozen dataclasses, `Conv2d`, combined by `Sequential`. Nothing 
 """
 
 from . import geometry, initializers, models
+from .diagnosis import Diagnosis, diagnose
 from .errors import InputError
 from .layers.activation import (
     ReLU,
+    ScaledTanh,
     Sigmoid,
     Softmax,
     Tanh,
     relu,
     relu_backward,
     relu_forward,
+    scaled_tanh,
+    scaled_tanh_backward,
+    scaled_tanh_forward,
     sigmoid,
     sigmoid_backward,
     sigmoid_forward,
@@ -25,9 +30,11 @@ from .layers.activation import (
     tanh_forward,
 )
 from .layers.base import FixedLayer, Layer
-from .layers.conv import Conv2d, conv2d, conv2d_backward, conv2d_forward
+from .layers.combine_maps import CombineMaps, combine_maps, combine_maps_backward, combine_maps_forward
+from .layers.conv import LENET5_C3, Conv2d, conv2d, conv2d_backward, conv2d_forward
 from .layers.dense import Dense, dense, dense_backward, dense_forward
 from .layers.dropout import Dropout, dropout, dropout_backward, dropout_forward
+from .layers.median_pool import MedianPool2d, median_pool2d, median_pool2d_backward, median_pool2d_forward
 from .layers.pool import (
     AvgPool2d,
     MaxPool2d,
@@ -40,6 +47,25 @@ from .layers.pool import (
 )
 from .layers.reshape import Flatten, flatten, flatten_backward, flatten_forward
 from .layers.residual import Residual
+from .layers.sparsity import (
+    effective_inputs,
+    entropy_penalty,
+    entropy_penalty_backward,
+    entropy_penalty_forward,
+    l1_penalty,
+    l1_penalty_backward,
+    l1_penalty_forward,
+)
+from .layers.stochastic_pool import (
+    StochasticPool2d,
+    expected_pool2d,
+    expected_pool2d_backward,
+    expected_pool2d_forward,
+    stochastic_pool2d,
+    stochastic_pool2d_backward,
+    stochastic_pool2d_forward,
+)
+from .layers.subsample import Subsample2d, subsample2d, subsample2d_backward, subsample2d_forward
 from .losses import (
     Loss,
     SoftmaxCrossEntropy,
@@ -71,12 +97,15 @@ from .training import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "LENET5_C3",
     "SGD",
     "AvgPool2d",
+    "CombineMaps",
     "Constant",
     "Conv2d",
     "Cosine",
     "Dense",
+    "Diagnosis",
     "Dropout",
     "Evaluation",
     "FixedLayer",
@@ -85,11 +114,13 @@ __all__ = [
     "Layer",
     "Loss",
     "MaxPool2d",
+    "MedianPool2d",
     "NonFiniteLoss",
     "Optax",
     "ReLU",
     "Residual",
     "SGDState",
+    "ScaledTanh",
     "Sequential",
     "Sigmoid",
     "Softmax",
@@ -97,6 +128,8 @@ __all__ = [
     "SquaredError",
     "Static",
     "Step",
+    "StochasticPool2d",
+    "Subsample2d",
     "Summary",
     "Tanh",
     "TrainState",
@@ -104,6 +137,9 @@ __all__ = [
     "avg_pool2d",
     "avg_pool2d_backward",
     "avg_pool2d_forward",
+    "combine_maps",
+    "combine_maps_backward",
+    "combine_maps_forward",
     "compiler_options",
     "conv2d",
     "conv2d_backward",
@@ -111,10 +147,18 @@ __all__ = [
     "dense",
     "dense_backward",
     "dense_forward",
+    "diagnose",
     "dropout",
     "dropout_backward",
     "dropout_forward",
+    "effective_inputs",
+    "entropy_penalty",
+    "entropy_penalty_backward",
+    "entropy_penalty_forward",
     "evaluate",
+    "expected_pool2d",
+    "expected_pool2d_backward",
+    "expected_pool2d_forward",
     "fit",
     "flatten",
     "flatten_backward",
@@ -123,9 +167,15 @@ __all__ = [
     "gradients",
     "init_state",
     "initializers",
+    "l1_penalty",
+    "l1_penalty_backward",
+    "l1_penalty_forward",
     "max_pool2d",
     "max_pool2d_backward",
     "max_pool2d_forward",
+    "median_pool2d",
+    "median_pool2d_backward",
+    "median_pool2d_forward",
     "models",
     "one_hot",
     "predict",
@@ -133,6 +183,9 @@ __all__ = [
     "relu_after_pool",
     "relu_backward",
     "relu_forward",
+    "scaled_tanh",
+    "scaled_tanh_backward",
+    "scaled_tanh_forward",
     "sigmoid",
     "sigmoid_backward",
     "sigmoid_forward",
@@ -147,6 +200,12 @@ __all__ = [
     "squared_error",
     "squared_error_backward",
     "squared_error_forward",
+    "stochastic_pool2d",
+    "stochastic_pool2d_backward",
+    "stochastic_pool2d_forward",
+    "subsample2d",
+    "subsample2d_backward",
+    "subsample2d_forward",
     "summary",
     "tanh",
     "tanh_backward",

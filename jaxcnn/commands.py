@@ -1,4 +1,4 @@
-"""The commands: train, evaluate, summary, verify, bench. No mathematics."""
+"""The commands: train, evaluate, diagnose, summary, verify, bench. No mathematics."""
 
 import json
 import math
@@ -18,11 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from . import bench, data, files, models, plots, runs, training, verify
+from . import bench, data, diagnosis, files, models, plots, presets, runs, training, verify
 from .errors import InputError
-from .losses import SoftmaxCrossEntropy, SquaredError
+from .layers.activation import ScaledTanh, Tanh
+from .losses import Loss, SoftmaxCrossEntropy, SquaredError
 from .network import summary as summarize
-from .sgd import SGD, Cosine, Optax, Optimizer
+from .sgd import SGD, Constant, Cosine, Optax, Optimizer
+from .verify import arguments as verify_arguments
 
 app = typer.Typer(
     help="Convolutional networks in JAX with hand-written backward passes.\n\n"
@@ -58,7 +60,7 @@ class DtypeName(StrEnum):
     float64 = "float64"
 
 
-LOSSES = {LossName.cross_entropy: SoftmaxCrossEntropy(), LossName.squared_error: SquaredError()}
+DIAGNOSED = 512  # training images on which a network is diagnosed
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
 
 
@@ -68,12 +70,19 @@ def train(
         str,
         typer.Option("--data", help='"digits", or a folder with the four IDX files of MNIST or a data set like it.'),
     ] = "digits",
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help=f"A published recipe: {', '.join(presets.PRESETS)}. It brings the model and all defaults below; each "
+            "option given beside it replaces its value."
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help=f"One of {', '.join(models.MODELS)}; unless given, the one made for the images' size."),
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Largest number of epochs.")] = 60,
-    batch_size: Annotated[int, typer.Option(help="Samples per update.")] = 32,
+    epochs: Annotated[int | None, typer.Option(help="Largest number of epochs. [default: 60]")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples per update. [default: 32]")] = None,
     learning_rate: Annotated[
         float | None,
         typer.Option(
@@ -85,10 +94,11 @@ def train(
         float | None, typer.Option(help="Of sgd, nesterov and adamw. [default: 0.0005; adamw 0.0001]")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the initial weights, the shuffling and dropout.")] = 0,
-    loss: Annotated[LossName, typer.Option(help="What is minimised.")] = LossName.cross_entropy,
+    loss: Annotated[LossName | None, typer.Option(help="What is minimised. [default: cross-entropy]")] = None,
     optimizer: Annotated[
-        OptimizerName, typer.Option(help="sgd and nesterov are written by hand; adam and adamw are optax's.")
-    ] = OptimizerName.sgd,
+        OptimizerName | None,
+        typer.Option(help="sgd and nesterov are written by hand; adam and adamw are optax's. [default: sgd]"),
+    ] = None,
     dtype: Annotated[DtypeName, typer.Option(help="Of parameters and images.")] = DtypeName.float32,
     target_error: Annotated[
         float | None, typer.Option(help="Stop after an epoch whose mean training loss is at or below this.")
@@ -111,9 +121,15 @@ def train(
     * jaxcnn train --epochs 20 --learning-rate 0.1 --seed 3
 
     * jaxcnn train --data fashion-mnist --model lenet28 --epochs 10 --batch-size 128
+
+    * jaxcnn train --data fashion-mnist --preset lenet5 --epochs 5
     """
     console = _console(as_json)
     started = time.perf_counter()
+    recipe = presets.DEFAULT if preset is None else presets.find(preset)
+    epochs = recipe.epochs if epochs is None else epochs
+    batch_size = recipe.batch_size if batch_size is None else batch_size
+    loss, optimizer = loss or LossName(recipe.loss), optimizer or OptimizerName(recipe.optimizer)
     _check(epochs >= 1, "epochs", epochs, "at least 1")
     _check(batch_size >= 1, "batch_size", batch_size, "at least 1")
     _check(0 <= seed < 2**32, "seed", seed, "at least 0 and below 2**32")
@@ -122,25 +138,41 @@ def train(
     _check(weight_decay is None or 0 <= weight_decay < math.inf, "weight_decay", weight_decay, "finite, at least 0")
     _check(target_error is None or 0 <= target_error < math.inf, "target_error", target_error, "finite, at least 0")
     runs.check_out(out)
-    rates = _rates(optimizer, loss, learning_rate, momentum, weight_decay)
+    given = {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
+    if (loss, optimizer) == (recipe.loss, recipe.optimizer):  # the recipe's rates are for these
+        given = {name: getattr(recipe, name) if rate is None else rate for name, rate in given.items()}
+    rates = _rates(optimizer, loss, **given)
     dataset = data.load(data_source)
-    count = len(dataset.train_images)
+    count = len(dataset.train_images) * (2 if recipe.mirror else 1)
     _check(batch_size <= count, "batch_size", batch_size, f"at most {count}, the number of training images")
-    model = model or _model_for(dataset.in_shape)
-    network = models.find(model).build(len(dataset.classes))
-    normalization = data.Normalization.of(dataset.train_images)
+    normalization = data.Normalization(0.0, 1.0, recipe.padding)
+    if recipe.normalize:
+        normalization = data.Normalization.of(dataset.train_images, recipe.padding)
     x_train, x_test = normalization(dataset.train_images), normalization(dataset.test_images)
+    labels = dataset.train_labels
+    if recipe.mirror:
+        x_train, labels = data.mirrored(x_train, labels)
+    in_shape = x_train.shape[1:]
+    if model is None and recipe.model is not None and in_shape != models.find(recipe.model).in_shape:
+        raise InputError(
+            f"data is {data_source!r} with images of shape {dataset.in_shape} but preset {preset} is made for MNIST's "
+            "(28, 28, 1); name a folder with its files by --data, or another --model"
+        )
+    model = model or recipe.model or _model_for(in_shape)
+    network = models.find(model).build(len(dataset.classes))
     with _precision(dtype):
-        parameters = summarize(network, dataset.in_shape).total.parameters
-        update = _optimizer(optimizer, rates, epochs * (count // batch_size))
+        parameters = summarize(network, in_shape).total.parameters
+        update = _optimizer(optimizer, rates, recipe.schedule, epochs * (count // batch_size))
         key = jax.random.key(seed)
-        state = training.init_state(network, update, key, dataset.in_shape, dtype=jnp.dtype(dtype.value))
+        state = training.init_state(network, update, key, in_shape, dtype=jnp.dtype(dtype.value))
         console.print(
-            f"{dataset.name}: {count:,} images of {'x'.join(map(str, dataset.in_shape))} to train, "
+            f"{dataset.name}: {count:,} images of {'x'.join(map(str, dataset.in_shape))} to train"
+            f"{' (half of them mirrored)' if recipe.mirror else ''}, "
             f"{len(x_test):,} to test; {model}: {parameters:,} parameters; "
             f"{jax.devices()[0].device_kind}, {dtype.value}"
         )
-        error = verify.check_network(network, LOSSES[loss], state.params, x_train[:32], dataset.train_labels[:32], key)
+        objective = _loss(loss, network)
+        error = verify.check_network(network, objective, state.params, x_train[:32], labels[:32], key)
         if not error <= 1e-10:
             _stop(
                 f"the hand-written gradient differs from jax.grad by {error:.1e}, allowed is 1e-10; nothing was trained"
@@ -149,11 +181,13 @@ def train(
 
         config = {
             "data": data_source if data_source == "digits" else str(Path(data_source).resolve()),
+            "preset": preset,
             "model": model,
             "epochs": epochs,
             "batch_size": batch_size,
             "optimizer": optimizer.value,
             **rates,
+            "schedule": recipe.schedule,
             "seed": seed,
             "loss": loss.value,
             "dtype": dtype.value,
@@ -161,12 +195,14 @@ def train(
             "classes": dataset.classes,
             "normalization": vars(normalization),
         }
-        run = runs.Run.create(out, dataset.name, network, dataset.in_shape, config)
+        run = runs.Run.create(out, dataset.name, network, in_shape, config)
+        examined, said = jnp.asarray(x_train[:DIAGNOSED], jnp.dtype(dtype.value)), set()
         with _bar(console) as bar:
             task = bar.add_task("compiling", total=epochs)
 
             def on_epoch(state, metrics):
-                run.log(metrics)
+                found = diagnosis.diagnose(network, state.params, examined)
+                run.log(metrics | {f"{layer.name}_{layer.symptom}": layer.share for layer in found})
                 run.keep(state)
                 line = (
                     f"epoch {metrics['epoch']:3}  loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:6.2%}  "
@@ -175,15 +211,19 @@ def train(
                 bar.update(task, advance=1, description=line)
                 if not console.is_terminal and metrics["epoch"] % max(1, epochs // 10) == 0:
                     console.print(line)
+                for layer in _severe(network, found):
+                    if layer.name not in said:
+                        said.add(layer.name)
+                        console.print(f"after epoch {metrics['epoch']}, {layer}")
 
             try:
                 state, history = training.fit(
                     network,
-                    LOSSES[loss],
+                    objective,
                     update,
                     state,
                     x_train,
-                    dataset.train_labels,
+                    labels,
                     batch_size=batch_size,
                     epochs=epochs,
                     target_error=target_error,
@@ -196,7 +236,7 @@ def train(
                 _stop(f"{diverged}; they are in {run.folder / 'model.safetensors'}")
         run.draw(history, state.params)
         x_test = jnp.asarray(x_test, jnp.dtype(dtype.value))
-        measured = training.evaluate(network, LOSSES[loss], state.params, x_test, dataset.test_labels)
+        measured = training.evaluate(network, objective, state.params, x_test, dataset.test_labels)
     seconds = time.perf_counter() - started
     _show(console, measured, dataset)
     steps = history[-1]["step"]
@@ -204,10 +244,18 @@ def train(
         Text(f"test accuracy {measured.accuracy:.2%}", style="bold"),
         f"({len(x_test):,} images) after {len(history)} epochs, {steps:,} updates, {seconds:.1f} s with compilation",
     )
+    if recipe.anchor:
+        console.print(f"published for {preset}: {recipe.anchor}")
+        console.print(
+            f"reached here: {1 - measured.accuracy:.2%} error ({measured.accuracy:.2%} accuracy) after {len(history)} "
+            f"epochs on {dataset.name}"
+        )
     console.print(f"run folder: {run.folder}  ({', '.join(sorted(file.name for file in run.folder.iterdir()))})")
     if as_json:
         result = {
             "run": str(run.folder),
+            "preset": preset,
+            "published": recipe.anchor or None,
             **_measures(measured),
             "train_loss": history[-1]["loss"],
             "epochs": len(history),
@@ -237,17 +285,13 @@ def evaluate(
     """
     console = _console(as_json)
     saved = runs.load(run)
-    dataset = data.load(saved.data if data_source is None else data_source)
-    if dataset.in_shape != saved.checkpoint.in_shape:
-        raise InputError(
-            f"{dataset.name} has images of shape {dataset.in_shape} but the network of {run} was trained on "
-            f"{saved.checkpoint.in_shape}; they must be the same"
-        )
+    dataset = _data_for(saved, run, data_source)
     dtype, loss = _choice(DtypeName, saved.dtype, run), _choice(LossName, saved.loss, run)
+    network = saved.checkpoint.network
     with _precision(dtype):
         images = jnp.asarray(saved.normalization(dataset.test_images), jnp.dtype(dtype.value))
         params = jax.tree.map(jnp.asarray, saved.checkpoint.params)
-        measured = training.evaluate(saved.checkpoint.network, LOSSES[loss], params, images, dataset.test_labels)
+        measured = training.evaluate(network, _loss(loss, network), params, images, dataset.test_labels)
     _show(console, measured, dataset)
     console.print(
         Text(f"test accuracy {measured.accuracy:.2%}", style="bold"),
@@ -255,6 +299,51 @@ def evaluate(
     )
     if as_json:
         print(_json(_measures(measured)))
+
+
+@app.command()
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="Run folder written by jaxcnn train.")],
+    data_source: Annotated[
+        str | None, typer.Option("--data", help="Training images of this data set instead of the run's own.")
+    ] = None,
+    as_json: JsonOption = False,
+):
+    """Look for saturated sigmoid and tanh units and dead ReLU units in a trained network.
+
+    A unit is saturated where its derivative is below 5 % of its maximum, and dead if it is zero for every sample. The
+    batch is the first 512 training images.
+
+    Examples:
+
+    * jaxcnn diagnose runs/digits-0001
+
+    * jaxcnn diagnose runs/digits-0001 --json
+    """
+    console = _console(as_json)
+    saved = runs.load(run)
+    dataset = _data_for(saved, run, data_source)
+    dtype = _choice(DtypeName, saved.dtype, run)
+    with _precision(dtype):
+        images = jnp.asarray(saved.normalization(dataset.train_images[:DIAGNOSED]), jnp.dtype(dtype.value))
+        params = jax.tree.map(jnp.asarray, saved.checkpoint.params)
+        found = diagnosis.diagnose(saved.checkpoint.network, params, images)
+    severe = _severe(saved.checkpoint.network, found)
+    table = Table(title=f"{len(images)} training images of {dataset.name}", title_justify="left")
+    for name in ("layer", "units", "saturated", "dead"):
+        table.add_column(name, justify="left" if name == "layer" else "right")
+    for layer in found:
+        share = Text(f"{layer.share:.1%}", style="bold red" if layer in severe else "")
+        table.add_row(
+            layer.name, f"{layer.units:,}", *(share if layer.symptom == s else "" for s in ("saturated", "dead"))
+        )
+    console.print(table)
+    for layer in severe:
+        console.print(str(layer))
+    if not severe:
+        console.print("no hidden layer has half of its units saturated or a quarter dead")
+    if as_json:
+        print(_json({"samples": len(images), "layers": [vars(layer) | {"severe": layer in severe} for layer in found]}))
 
 
 @app.command()
@@ -283,26 +372,127 @@ def summary(
 
 @app.command(name="verify")
 def verify_command(
+    function: Annotated[
+        str | None, typer.Argument(help="module:function, your own rule or anybody's; needs --args.")
+    ] = None,
+    args: Annotated[
+        str | None, typer.Option(help='Its random arguments: "f32[2,7,5,3], f32[4]+ (positive), i32[5]:10, key".')
+    ] = None,
+    plain: Annotated[
+        str | None, typer.Option(help="module:function, the same without the rule, for automatic differentiation.")
+    ] = None,
     op: Annotated[str | None, typer.Option(help=f"One of {', '.join(verify.OPERATIONS)}; all unless given.")] = None,
+    mutants: Annotated[
+        bool, typer.Option("--mutants", help="Check rules that are wrong on purpose, beside two other checkers.")
+    ] = False,
+    soak: Annotated[int | None, typer.Option(help="Check this many random cases of the right rules.")] = None,
+    thorough: Annotated[
+        bool, typer.Option("--thorough", help="Every transformation of every case, more draws of the arguments.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the random arguments of a function and of --soak.")] = 0,
+    html: Annotated[Path | None, typer.Option(help="Write a function's report to this page, with heat maps.")] = None,
     as_json: JsonOption = False,
 ):
-    """Check every hand-written backward against automatic differentiation and finite differences.
+    """Check backward rules against automatic differentiation and finite differences.
 
-    Float64 against both; float32 and bfloat16 against float64. Exits 1 if a check fails.
+    Alone: every hand-written backward of the library, in float64 against both oracles, in float32 and bfloat16 against
+    float64. With module:function: any function's own rule. Exits 1 if a check fails.
 
     Examples:
 
     * jaxcnn verify
 
     * jaxcnn verify --op conv2d --json
+
+    * jaxcnn verify jax.nn:gelu --args "f32[3,4]" --html gelu.html
+
+    * jaxcnn verify my_rules:attention --plain my_rules:plain_attention --args "f32[2,5,4], f32[2,5,4]"
+
+    * jaxcnn verify --mutants
     """
-    console = _console(as_json=True)
+    modes = {"a function": function, "op": op, "mutants": mutants or None, "soak": soak}
+    chosen = [name for name, value in modes.items() if value is not None]
+    if len(chosen) > 1:
+        raise InputError(f"{chosen[0]} and {chosen[1]} are both given; they must be given one at a time")
+    for name, value in (("args", args), ("plain", plain), ("html", html)):
+        if value is not None and function is None:
+            raise InputError(f"{name} is given but no function; it must come with module:function")
+    if thorough and (mutants or soak is not None):
+        raise InputError(f"thorough is given with {chosen[0]}; it must be left out")
+    _check(0 <= seed < 2**31, "seed", seed, "at least 0 and below 2**31")
+    if function is not None:
+        _verify_function(function, args, plain, thorough, seed, html, as_json)
+    if mutants:
+        _verify_mutants(as_json)
+    if soak is not None:
+        _soak(soak, seed, as_json)
+    _verify_operations(op, thorough, as_json)
+
+
+def _verify_function(function, args, plain, thorough, seed, html, as_json) -> NoReturn:
+    f, bare = verify_arguments.load(function), None if plain is None else verify_arguments.load(plain, "plain")
+    if args is None:
+        raise InputError(f'args is not given; {function} needs some, such as --args "f32[2,7,5,3], f32[4]"')
+    if html is not None and not html.resolve().parent.is_dir():
+        raise InputError(f"html is {str(html)!r} but its folder must exist")
+    with jax.enable_x64(True):
+        drawn = verify_arguments.draw(args, seed)
+    report = verify.check_rule(f, *drawn, plain=bare, thorough=thorough, seed=seed)
+    if html is not None:
+        files.write(html, report.to_html().encode())
+    print(report.to_json() if as_json else report)
+    raise typer.Exit(1 if report.failed else 0)
+
+
+def _verify_mutants(as_json) -> NoReturn:
+    from .verify import mutants
+
+    with _bar(_console(as_json=True)) as bar:
+        task = bar.add_task("mutants", total=len(mutants.MUTANTS))
+        found = []
+        for outcome in mutants.outcomes():
+            found.append(outcome)
+            bar.update(task, advance=1, description=f"{outcome.mutant.op}: {outcome.mutant.fault}")
+        bar.update(task, description="the others' false alarms")
+        alarms = mutants.false_alarms()
+    caught = all(outcome.checks for outcome in found)
+    if as_json:
+        rows = [
+            {"op": o.mutant.op, "fault": o.mutant.fault, "checks": o.checks, "note": o.note,
+             "check_grads": o.check_grads, "chex": o.chex}
+            for o in found
+        ]  # fmt: skip
+        print(_json({"passed": caught, "mutants": rows, "false_alarms": alarms}))
+    else:
+        print(mutants.mutant_table(found, alarms))
+    raise typer.Exit(0 if caught else 1)
+
+
+def _soak(count, seed, as_json) -> NoReturn:
+    from .verify.soak import soak
+
+    with _bar(_console(as_json=True)) as bar:
+        task = bar.add_task("soak", total=count)
+        bad = soak(count, seed, lambda report: bar.update(task, advance=1))
+    checks = [str(check) for report in bad for check in report.checks if not check.passed]
+    failed = sum(report.failed for report in bad)
+    if as_json:
+        outcome = {"passed": not bad, "cases": count, "false_alarms": failed, "not_all_checked": len(bad) - failed}
+        print(_json(outcome | {"seed": seed, "checks": checks}))
+    else:
+        print(f"{count} random cases in float64, float32 and bfloat16: {failed} false alarms, "
+              f"{len(bad) - failed} not checked in all")  # fmt: skip
+        print("\n".join(checks), end="\n" if checks else "")
+    raise typer.Exit(1 if failed else 0)
+
+
+def _verify_operations(op, thorough, as_json) -> NoReturn:
     names = list(verify.OPERATIONS) if op is None else [op]
     verify.find(names[0])
     checks = []
-    with _bar(console) as bar:
+    with _bar(_console(as_json=True)) as bar:
         task = bar.add_task("compiling", total=sum(len(verify.find(name).cases) for name in names))
-        for found in verify.check_operations(names):
+        for found in verify.check_operations(names, thorough=thorough):
             checks += found
             bar.update(task, advance=1, description=found[0].op)
     passed = all(check.passed for check in checks)
@@ -365,6 +555,22 @@ def _precision(dtype: DtypeName):
     return jax.enable_x64(True) if dtype is DtypeName.float64 else nullcontext()
 
 
+def _data_for(saved: runs.Saved, run, data_source) -> data.Dataset:
+    """The run's own data set, or another of the same shape."""
+    dataset = data.load(saved.data if data_source is None else data_source)
+    if dataset.in_shape != saved.image_shape:
+        raise InputError(
+            f"{dataset.name} has images of shape {dataset.in_shape} but the network of {run} was trained on "
+            f"{saved.image_shape}; they must be the same"
+        )
+    return dataset
+
+
+def _severe(network, found) -> list[diagnosis.Diagnosis]:
+    """Those worth a sentence: not the last layer, which targets of 0 and 1 want saturated."""
+    return [layer for layer in found if layer.severe and layer.name != network.names[-1]]
+
+
 def _model_for(in_shape) -> str:
     for name, model in models.MODELS.items():
         if model.in_shape == in_shape:
@@ -389,9 +595,17 @@ def _rates(optimizer, loss, learning_rate, momentum, weight_decay) -> dict[str, 
     return {name: default if given[name] is None else given[name] for name, default in defaults.items()}
 
 
-def _optimizer(optimizer, rates, steps) -> Optimizer:
+def _loss(loss, network) -> Loss:
+    """The loss by its name; squared error has the targets of the last layer's activation [I4]."""
+    if loss is LossName.cross_entropy:
+        return SoftmaxCrossEntropy()
+    return SquaredError(low=-1.0 if isinstance(network.layers[-1], Tanh | ScaledTanh) else 0.0)
+
+
+def _optimizer(optimizer, rates, schedule, steps) -> Optimizer:
     others = dict(rates)
-    schedule = Cosine(others.pop("learning_rate"), steps=steps)
+    eta = others.pop("learning_rate")
+    schedule = Cosine(eta, steps=steps) if schedule == "cosine" else Constant(eta)
     if optimizer in (OptimizerName.sgd, OptimizerName.nesterov):
         return SGD(schedule, nesterov=optimizer is OptimizerName.nesterov, **others)
     try:

@@ -1,31 +1,46 @@
 """Random initial weights [I1]. Biases start at zero.
 
 Each function takes a key, the weight's shape and its fans: fan_in inputs form one output unit, and one input unit
-feeds fan_out outputs (for a kernel, taps times channels). The dtype is JAX's default float.
+feeds fan_out outputs (for a kernel, taps times channels). A fan may be an array that broadcasts against the shape, one
+for each map. The same key draws the same weights. The dtype is JAX's default float.
 """
 
-import math
-
 import jax
+import numpy as np
 
 from .errors import InputError
 
+Fan = float | np.ndarray
 
-def glorot_uniform(key: jax.Array, shape: tuple[int, ...], fan_in: int, fan_out: int) -> jax.Array:
+
+def glorot_uniform(key: jax.Array, shape: tuple[int, ...], fan_in: Fan, fan_out: Fan) -> jax.Array:
     """U(-a, a) with a = sqrt(6 / (fan_in + fan_out)): for sigmoid and tanh units.
 
     Glorot & Bengio, *Understanding the difficulty of training deep feedforward neural networks* (2010), eq. 16;
-    DeepLearnToolbox draws its kernels so [I1].
+    DeepLearnToolbox draws its kernels and weights so [I1].
 
     >>> weight = glorot_uniform(jax.random.key(0), (50, 40), 50, 40)
     >>> bool(abs(weight).max() <= (6 / 90) ** 0.5)
     True
     """
-    bound = math.sqrt(6 / (fan_in + fan_out))
-    return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+    return _uniform(key, shape, np.sqrt(6 / (fan_in + fan_out)))
 
 
-def he_normal(key: jax.Array, shape: tuple[int, ...], fan_in: int, fan_out: int) -> jax.Array:
+def glorot_normal(key: jax.Array, shape: tuple[int, ...], fan_in: Fan, fan_out: Fan) -> jax.Array:
+    """N(0, 2 / (fan_in + fan_out)): for sigmoid and tanh units.
+
+    Glorot & Bengio (2010), eq. 12.
+    """
+    return _normal(key, shape, np.sqrt(2 / (fan_in + fan_out)))
+
+
+def he_uniform(key: jax.Array, shape: tuple[int, ...], fan_in: Fan, fan_out: Fan) -> jax.Array:
+    """U(-a, a) with a = sqrt(6 / fan_in), of `he_normal`'s variance: for ReLU units."""
+    del fan_out
+    return _uniform(key, shape, np.sqrt(6 / fan_in))
+
+
+def he_normal(key: jax.Array, shape: tuple[int, ...], fan_in: Fan, fan_out: Fan) -> jax.Array:
     """N(0, 2 / fan_in): for ReLU units.
 
     He et al., *Delving deep into rectifiers* (2015), eq. 10.
@@ -34,13 +49,59 @@ def he_normal(key: jax.Array, shape: tuple[int, ...], fan_in: int, fan_out: int)
     (3, 3, 4, 8)
     """
     del fan_out
-    return math.sqrt(2 / fan_in) * jax.random.normal(key, shape)
+    return _normal(key, shape, np.sqrt(2 / fan_in))
 
 
-INITIALIZERS = {f.__name__: f for f in (glorot_uniform, he_normal)}
+def lecun_uniform(key: jax.Array, shape: tuple[int, ...], fan_in: Fan, fan_out: Fan) -> jax.Array:
+    """U(-a, a) with a = sqrt(3 / fan_in), of `lecun_normal`'s variance: for units of slope one, scaled tanh."""
+    del fan_out
+    return _uniform(key, shape, np.sqrt(3 / fan_in))
 
 
-def initialize(name: str, key: jax.Array, shape: tuple[int, ...], fan_in: int, fan_out: int) -> jax.Array:
+def lecun_normal(key: jax.Array, shape: tuple[int, ...], fan_in: Fan, fan_out: Fan) -> jax.Array:
+    """N(0, 1 / fan_in): for units of slope one, scaled tanh.
+
+    LeCun, Bottou, Orr & Müller, *Efficient backprop* (1998), eq. 16.
+    """
+    del fan_out
+    return _normal(key, shape, np.sqrt(1 / fan_in))
+
+
+def lenet_uniform(key: jax.Array, shape: tuple[int, ...], fan_in: Fan, fan_out: Fan) -> jax.Array:
+    """U(-a, a) with a = 2.4 / fan_in: LeNet-5's, for scaled tanh.
+
+    LeCun, Bottou, Bengio & Haffner, *Gradient-based learning applied to document recognition* (1998), appendix A.
+    """
+    del fan_out
+    return _uniform(key, shape, 2.4 / fan_in)
+
+
+def normal(key: jax.Array, shape: tuple[int, ...], fan_in: Fan, fan_out: Fan) -> jax.Array:
+    """N(0, 0.01^2), whatever the fans.
+
+    Krizhevsky, Sutskever & Hinton, *ImageNet classification with deep convolutional neural networks* (2012), sect. 5.
+    """
+    del fan_in, fan_out
+    return _normal(key, shape, 0.01)
+
+
+def _uniform(key, shape, bound):
+    return jax.random.uniform(key, shape, minval=-1.0) * bound
+
+
+def _normal(key, shape, deviation):
+    return jax.random.normal(key, shape) * deviation
+
+
+INITIALIZERS = {
+    f.__name__: f
+    for f in (
+        glorot_uniform, glorot_normal, he_uniform, he_normal, lecun_uniform, lecun_normal, lenet_uniform, normal,
+    )
+}  # fmt: skip
+
+
+def initialize(name: str, key: jax.Array, shape: tuple[int, ...], fan_in: Fan, fan_out: Fan) -> jax.Array:
     """Weights drawn by the initializer called `name`.
 
     Raises:

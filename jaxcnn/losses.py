@@ -11,6 +11,7 @@ With f'(u) from the layer before, (2) is the delta of the output layer. In (4) s
 Loops: reference/losses.py. Tests: tests/test_losses.py.
 """
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -107,16 +108,21 @@ def softmax_cross_entropy_backward(residuals, dy, *, reduction="mean"):
     return dlogits, -scale * logp
 
 
-def one_hot(labels, classes: int, dtype=None) -> jax.Array:
-    """Targets one-of-c from integer labels (N,): (N, classes), 1 for the label's class and 0 for the others [I4].
+def one_hot(labels, classes: int, dtype=None, *, low: float = 0.0) -> jax.Array:
+    """Targets one-of-c from integer labels (N,): (N, classes), 1 for the label's class and `low` for the others [I4].
+
+    The documents take 0 for sigmoid outputs and -1 for tanh outputs.
 
     A label out of range gives a row of NaN, so that no loss of it is finite.
 
     >>> print(one_hot(jnp.array([2, 0]), 3))
     [[0. 0. 1.]
      [1. 0. 0.]]
+    >>> print(one_hot(jnp.array([1]), 3, low=-1))
+    [[-1.  1. -1.]]
     """
-    targets = (jnp.asarray(labels)[:, None] == jnp.arange(classes)).astype(dtype or float)
+    own = jnp.asarray(labels)[:, None] == jnp.arange(classes)
+    targets = jnp.where(own, 1, low).astype(dtype or float)
     return jnp.where(_in_range(labels, classes)[:, None], targets, jnp.nan)
 
 
@@ -178,7 +184,16 @@ class SoftmaxCrossEntropy(Loss):
 
 @dataclass(frozen=True)
 class SquaredError(Loss):
-    """Spec of `squared_error`; integer labels become one-of-c targets [I4]."""
+    """Spec of `squared_error`; integer labels become one-of-c targets, `low` for the other classes [I4].
+
+    `low` is 0 for sigmoid outputs; tanh and scaled tanh outputs want -1.
+    """
+
+    low: float = 0.0
+
+    def __post_init__(self):
+        if not (isinstance(self.low, int | float) and -math.inf < self.low < 1):
+            raise InputError(f"SquaredError: low is {self.low!r} but must be a finite number below 1")
 
     def apply(self, outputs, labels):
         return squared_error(outputs, self._targets(outputs, labels), reduction=self.reduction)
@@ -190,4 +205,4 @@ class SquaredError(Loss):
         return squared_error_backward(residuals, dy, reduction=self.reduction)[0]
 
     def _targets(self, outputs, labels):
-        return one_hot(labels, outputs.shape[1], outputs.dtype) if _are_integers(labels) else labels
+        return one_hot(labels, outputs.shape[1], outputs.dtype, low=self.low) if _are_integers(labels) else labels

@@ -4,14 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .errors import InputError
-from .layers.activation import ReLU
+from .layers.activation import ReLU, ScaledTanh, Sigmoid, Tanh
 from .layers.base import Shape
-from .layers.conv import Conv2d
+from .layers.combine_maps import CombineMaps
+from .layers.conv import LENET5_C3, Conv2d
 from .layers.dense import Dense
 from .layers.dropout import Dropout
 from .layers.pool import AvgPool2d, MaxPool2d
 from .layers.reshape import Flatten
 from .layers.residual import Residual
+from .layers.stochastic_pool import StochasticPool2d
+from .layers.subsample import Subsample2d
 from .network import Sequential
 
 
@@ -88,6 +91,92 @@ def _two_convolutions(channels, stride=1):
     return Sequential((Conv2d(channels, 3, stride=stride, padding=1), ReLU(), Conv2d(channels, 3, padding=1)))
 
 
+def deeplearntoolbox(classes: int = 10) -> Sequential:
+    """DeepLearnToolbox's example for 28x28 images, 6c5-2s-12c5-2s: sigmoid units, mean pooling, 3,898 parameters.
+
+    Palm, *Prediction as a candidate for learning deep hierarchical models of data* (2012), and its MATLAB toolbox.
+    """
+    uniform = "glorot_uniform"
+    return Sequential(
+        (
+            Conv2d(6, 5, initializer=uniform),
+            Sigmoid(),
+            AvgPool2d(2),
+            Conv2d(12, 5, initializer=uniform),
+            Sigmoid(),
+            AvgPool2d(2),
+            Flatten(),
+            Dense(classes, initializer=uniform),
+            Sigmoid(),
+        )
+    )
+
+
+def lenet5(classes: int = 10) -> Sequential:
+    """LeNet-5 for 32x32 images: trainable sub-sampling, scaled tanh, C3's table of connections.
+
+    LeCun, Bottou, Bengio & Haffner, *Gradient-based learning applied to document recognition* (1998), section II.B.
+    C1 to F6 have its 60,000 parameters. A dense layer stands in place of its fixed Gaussian (RBF) outputs: 60,850.
+    """
+    uniform = "lenet_uniform"
+    return Sequential(
+        (
+            Conv2d(6, 5, initializer=uniform),  # C1
+            ScaledTanh(),
+            Subsample2d(2),  # S2
+            ScaledTanh(),
+            Conv2d(16, 5, initializer=uniform, connections=LENET5_C3),  # C3
+            ScaledTanh(),
+            Subsample2d(2),  # S4
+            ScaledTanh(),
+            Conv2d(120, 5, initializer=uniform),  # C5
+            ScaledTanh(),
+            Flatten(),
+            Dense(84, initializer=uniform),  # F6
+            ScaledTanh(),
+            Dense(classes, initializer=uniform),
+        )
+    )
+
+
+def bouvrie(classes: int = 10) -> Sequential:
+    """For 28x28 images: trainable sub-sampling and learned combinations of maps together, tanh throughout.
+
+    Bouvrie, *Notes on convolutional neural networks* (2006), sections 3.2 and 3.3; the sizes are DeepLearnToolbox's.
+    """
+    uniform = "glorot_uniform"
+    return Sequential(
+        (
+            Conv2d(6, 5, initializer=uniform),
+            Tanh(),
+            Subsample2d(2),
+            Tanh(),
+            CombineMaps(12, 5, initializer=uniform),
+            Tanh(),
+            Subsample2d(2),
+            Tanh(),
+            Flatten(),
+            Dense(classes, initializer=uniform),
+            Tanh(),
+        )
+    )
+
+
+def stochastic(classes: int = 10) -> Sequential:
+    """Three 5x5 convolutions of 64 maps with ReLU, each pooled stochastically, 3x3 moved by 2, for 28x28 images.
+
+    Zeiler & Fergus, *Stochastic pooling for regularization of deep convolutional neural networks* (2013), section 4.
+    """
+    stage = Conv2d(64, 5, padding=2), ReLU(), StochasticPool2d(3, stride=2)
+    return Sequential((*stage, *stage, *stage, Flatten(), Dense(classes)))
+
+
+def modern(classes: int = 10) -> Sequential:
+    """For 28x28 images: three 3x3 convolutions of 32, 64 and 80 maps, ReLU, max pooling, dropout; 84,986 parameters."""
+    last = Conv2d(80, 3), ReLU(), Flatten(), Dropout(0.4), Dense(classes)
+    return Sequential((*_stage(32), *_stage(64), Dropout(0.1), *last))
+
+
 def _stage(channels):
     return Conv2d(channels, 3, padding=1), ReLU(), MaxPool2d(2)
 
@@ -106,6 +195,11 @@ MODELS = {
     "cnn28": Model(cnn28, (28, 28, 1)),
     "vgg32": Model(vgg32, (32, 32, 3)),
     "resnet32": Model(resnet32, (32, 32, 3)),
+    "deeplearntoolbox": Model(deeplearntoolbox, (28, 28, 1)),
+    "lenet5": Model(lenet5, (32, 32, 1)),
+    "bouvrie": Model(bouvrie, (28, 28, 1)),
+    "stochastic": Model(stochastic, (28, 28, 1)),
+    "modern": Model(modern, (28, 28, 1)),
 }
 
 

@@ -20,14 +20,18 @@ import jax
 import jax.numpy as jnp
 
 from .errors import InputError
-from .layers.activation import ReLU, Sigmoid, Softmax, Tanh, softmax
+from .layers.activation import ReLU, ScaledTanh, Sigmoid, Softmax, Tanh, softmax
 from .layers.base import Layer, Params, Shape
+from .layers.combine_maps import CombineMaps
 from .layers.conv import Conv2d
 from .layers.dense import Dense
 from .layers.dropout import Dropout
+from .layers.median_pool import MedianPool2d
 from .layers.pool import AvgPool2d, MaxPool2d
 from .layers.reshape import Flatten
 from .layers.residual import Residual
+from .layers.stochastic_pool import StochasticPool2d
+from .layers.subsample import Subsample2d
 
 
 @dataclass(frozen=True, init=False)
@@ -99,11 +103,18 @@ class Sequential(Layer):
             deltas |= {f"{name}/{inner_name}": delta for inner_name, delta in inner.items()}
         return dy, _without_empty(grads), deltas
 
+    def penalty(self, params):
+        found = {name: layer.penalty(params.get(name, {})) for name, layer in self._named}
+        return sum(value for value, _ in found.values()), _without_empty({name: of for name, (_, of) in found.items()})
+
     def output_shape(self, in_shape):
         for name, layer in self._named:
             with _naming(name, in_shape):
                 in_shape = layer.output_shape(in_shape)
         return in_shape
+
+    def parameter_count(self, params):
+        return sum(layer.parameter_count(params.get(name, {})) for name, layer in self._named)
 
     def multiply_adds(self, in_shape):
         total = 0
@@ -281,7 +292,7 @@ def summary(network: Layer, in_shape: Shape, *, batch_size: int = 1) -> Summary:
                 name,
                 describe(layer),
                 shape := layer.output_shape(in_shape),
-                sum(leaf.size for leaf in jax.tree.leaves(params.get(name, {}))),
+                layer.parameter_count(params.get(name, {})),
                 layer.multiply_adds(in_shape),
                 sum(var.aval.size * var.aval.dtype.itemsize for var in new),
             )
@@ -293,13 +304,14 @@ def summary(network: Layer, in_shape: Shape, *, batch_size: int = 1) -> Summary:
 LAYERS = {
     layer.__name__: layer
     for layer in (
-        AvgPool2d, Conv2d, Dense, Dropout, Flatten, MaxPool2d, ReLU, Residual, Sequential, Sigmoid, Softmax, Tanh,
+        AvgPool2d, CombineMaps, Conv2d, Dense, Dropout, Flatten, MaxPool2d, MedianPool2d, ReLU, Residual,
+        ScaledTanh, Sequential, Sigmoid, Softmax, StochasticPool2d, Subsample2d, Tanh,
     )
 }  # fmt: skip
 
 
 def describe(layer: Layer) -> str:
-    """The spec as Python writes it, without the fields that have their default.
+    """The spec as Python writes it, without the fields that have their default; "..." for a long value.
 
     >>> describe(Conv2d(6, 5, padding=2))
     'Conv2d(6, 5, padding=2)'
@@ -314,6 +326,8 @@ def describe(layer: Layer) -> str:
         text = describe(value) if isinstance(value, Layer) else repr(value)
         if isinstance(value, tuple) and value and isinstance(value[0], Layer):
             text = f"{len(value)} layers"
+        if len(text) > 40:
+            text = "..."
         shown.append(text if positional else f"{field.name}={text}")
     return f"{type(layer).__name__}({', '.join(shown)})"
 

@@ -91,6 +91,7 @@ class Saved:
     loss: str
     dtype: str
     normalization: Normalization
+    image_shape: Shape  # of the data set, before padding
 
 
 def load(folder: Path) -> Saved:
@@ -108,6 +109,9 @@ def load(folder: Path) -> Saved:
     try:
         named = {name: str(saved.info[name]) for name in ("data", "loss", "dtype")}
         numbers = {name: float(saved.info["normalization"][name]) for name in ("mean", "std")}
+        padding = int(saved.info["normalization"]["padding"])
+        height, width, channels = saved.in_shape
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: is corrupt (configuration: {error}); it must be written by jaxcnn train") from None
-    return Saved(saved, **named, normalization=Normalization(**numbers))
+    image_shape = height - 2 * padding, width - 2 * padding, channels
+    return Saved(saved, **named, normalization=Normalization(**numbers, padding=padding), image_shape=image_shape)

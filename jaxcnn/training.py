@@ -8,6 +8,7 @@ Tests: tests/test_training.py.
 """
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -66,6 +67,8 @@ def init_state(network: Layer, optimizer: Optimizer, key: jax.Array, in_shape: S
 def gradients(network: Layer, loss: Loss, params: Params, x, labels, *, key=None):
     """`(grads, E, outputs)` of one batch by the hand-written chain, with `train=True` and `relu_after_pool`.
 
+    E is the loss and the network's penalty, which is added once for each batch; grads are the gradients of E.
+
     >>> from jaxcnn import Dense, SoftmaxCrossEntropy
     >>> params = {"weight": jnp.zeros((1, 2)), "bias": jnp.zeros(2)}
     >>> grads, E, outputs = gradients(Dense(2), SoftmaxCrossEntropy(), params, jnp.ones((1, 1)), jnp.array([1]))
@@ -76,7 +79,15 @@ def gradients(network: Layer, loss: Loss, params: Params, x, labels, *, key=None
     outputs, residuals = network.forward(params, x, train=True, key=key)
     E, loss_residuals = loss.forward(outputs, labels)
     _, grads = network.backward(residuals, loss.backward(loss_residuals))
-    return grads, E, outputs
+    penalty, of_penalty = network.penalty(params)
+    return _added(grads, of_penalty), E + penalty, outputs
+
+
+def _added(grads, others):
+    """grads with those of `others`, which has some of its entries, added."""
+    if not isinstance(grads, dict):
+        return grads + others
+    return {name: _added(grad, others[name]) if name in others else grad for name, grad in grads.items()}
 
 
 def _step(network, loss, optimizer, state, x, labels):
@@ -104,7 +115,8 @@ def train_step(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainSta
         labels: (B,) integers.
 
     Returns:
-        `(state, metrics)`: "loss" is the batch's mean loss before the update, "correct" how many it classified right.
+        `(state, metrics)`: "loss" is the batch's mean loss and the network's penalty, before the update, "correct" how
+        many samples it classified right.
     """
     return _compiled(_step, (0, 1, 2))(network, loss, optimizer, state, x, labels)
 
@@ -242,7 +254,8 @@ def fit(
 
     Returns:
         `(state, history)`: one dict for each epoch with "epoch", "step", "loss", "accuracy" (means over the epoch's
-        steps, before each update) and, with `test`, "test_loss" and "test_accuracy".
+        steps, before each update), "seconds" (of training alone; the first epoch's hold the compilation) and, with
+        `test`, "test_loss" and "test_accuracy".
 
     Raises:
         InputError: an argument is out of range or does not fit.
@@ -274,9 +287,10 @@ def fit(
 
     history, previous = [], state
     for _ in range(epochs):
-        begin = state
+        begin, started = state, time.perf_counter()
         state, metrics = train_epoch(network, loss, optimizer, begin, images, labels, batch_size)
         losses, correct = np.asarray(metrics["loss"], float), np.asarray(metrics["correct"])
+        seconds = time.perf_counter() - started
         measured = evaluate(network, loss, state.params, *probe)
         bad = np.flatnonzero(~np.isfinite(losses))
         if bad.size or not math.isfinite(measured.loss):
@@ -294,6 +308,7 @@ def fit(
             "step": int(state.step),
             "loss": float(losses.mean()),
             "accuracy": float(correct.sum() / (len(losses) * batch_size)),
+            "seconds": seconds,
         }
         if test is not None:
             epoch |= {"test_loss": measured.loss, "test_accuracy": measured.accuracy}

@@ -24,15 +24,33 @@ from jaxcnn.layers.pool import AvgPool2d, MaxPool2d
 from jaxcnn.layers.reshape import Flatten
 from jaxcnn.network import Sequential, spec_to_json
 from jaxcnn.verify.cases import OPERATIONS, Case, find
-from jaxcnn.verify.oracles import QUICK, explicit, plain, through
+from jaxcnn.verify.differences import QUICK
+from jaxcnn.verify.registry import explicit, plain, through
 from jaxcnn.verify.report import Check, table
 from jaxcnn.verify.tolerances import EXACT, FINITE_DIFFERENCE, relative_error
 
-from . import activation, conv, dense, dropout, losses, network, pool, reshape
+from . import (
+    activation,
+    combine_maps,
+    conv,
+    dense,
+    dropout,
+    losses,
+    median_pool,
+    network,
+    pool,
+    reshape,
+    sparsity,
+    stochastic_pool,
+    subsample,
+)  # fmt: skip
 from .finite_difference import derivative
 
 DIRECTIONS = 4
-MODULES = (activation, conv, dense, dropout, losses, pool, reshape)
+MODULES = (
+    activation, combine_maps, conv, dense, dropout, losses, median_pool, pool, reshape, sparsity, stochastic_pool,
+    subsample,
+)  # fmt: skip
 
 
 def check_case(name: str, case: Case, seed: int) -> list[Check]:
@@ -51,8 +69,8 @@ def check_case(name: str, case: Case, seed: int) -> list[Check]:
         shape = jax.eval_shape(partial(operation.forward, **case.hyper), *drawn)[0].shape
         dy = np.random.default_rng(seed + 1000).standard_normal(shape)
         y, residuals, grads, autodiff = jax.tree.map(np.asarray, ours(drawn, jnp.asarray(dy)))
-    if name == "dropout":
-        drawn[1] = residuals  # the draw itself: NumPy has not JAX's random numbers
+    if "key" in operation.arguments:  # the draw itself: NumPy has not JAX's random numbers
+        (drawn[operation.arguments.index("key")],) = jax.tree.leaves(residuals)
     expected_y, expected_residuals = forward(*drawn, **case.hyper)
     expected = backward(expected_residuals, dy, **case.hyper)
 

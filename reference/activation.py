@@ -35,6 +35,16 @@ def tanh_backward(u, dy):
     return (_each(lambda a, d: d * (1 - math.tanh(a) ** 2), u, dy),)
 
 
+def scaled_tanh_forward(u):
+    """1.7159 tanh(2u/3)."""
+    return _each(lambda a: 1.7159 * math.tanh(2 * a / 3), u), u
+
+
+def scaled_tanh_backward(u, dy):
+    """dy 1.7159 (2/3) (1 - tanh(2u/3)^2)."""
+    return (_each(lambda a, d: d * 1.7159 * 2 / 3 * (1 - math.tanh(2 * a / 3) ** 2), u, dy),)
+
+
 def softmax_forward(u):
     """e^{u_i} / sum_j e^{u_j} along the last axis."""
     y = np.zeros(u.shape)

@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from jaxcnn import InputError, cli, commands, training
-from jaxcnn.data import Dataset
+from jaxcnn import InputError, cli, commands, runs, training
+from jaxcnn.data import Dataset, Normalization, load_digits
+
+UNIT = {"mean": 0, "std": 1, "padding": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -48,12 +51,22 @@ def test_train_then_evaluate(capsys):
     for name in ("curves.png", "kernels.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
+    model_file = runs.load(folder)  # which reads model.safetensors alone
+    assert model_file.normalization == Normalization.of(load_digits().train_images)
+
     assert run("evaluate", folder, "--json") == 0
     again = json.loads(capsys.readouterr().out)
     assert again["accuracy"] == result["accuracy"]
     assert again["loss"] == pytest.approx(result["loss"], rel=1e-6)
     assert again["confusion"] == result["confusion"]
     assert np.array(again["confusion"]).sum() == 360
+
+    assert run("diagnose", folder, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["samples"] == 512
+    assert {layer["name"] for layer in found["layers"]} == {"relu1", "relu2", "relu3"}
+    for layer in found["layers"]:
+        assert layer["share"] == pytest.approx(lines[-1][f"{layer['name']}_dead"], abs=1e-6)
 
     assert run("evaluate", folder) == 0
     assert f"test accuracy {result['accuracy']:.2%}" in capsys.readouterr().out
@@ -140,8 +153,17 @@ def test_bad_input_to_train_gets_one_sentence(capsys, arguments, sentence):
         (["evaluate", "nowhere"], "run is 'nowhere', which holds no model.safetensors; it must be a folder of jaxcnn"),
         (["evaluate", "broken"], "broken/model.safetensors: is corrupt"),
         (["evaluate"], "'run'"),
+        (["diagnose", "nowhere"], "run is 'nowhere', which holds no model.safetensors"),
         (["summary", "--model", "x"], "model is 'x' but must be one of digits"),
         (["summary", "--batch-size", 0], "batch_size is 0 but must be at least 1"),
+        (["verify", "jax.nn:relu"], "args is not given; jax.nn:relu needs some"),
+        (["verify", "relu", "--args", "f32[2]"], "function is 'relu' but must be module:function"),
+        (["verify", "jax.nn:relu", "--args", "f32(2)"], "args is 'f32(2)', which cannot be read"),
+        (["verify", "jax.nn:relu", "--op", "relu"], "a function and op are both given"),
+        (["verify", "--plain", "jax.nn:relu"], "plain is given but no function"),
+        (["verify", "jax.nn:relu", "--args", "f32[2]", "--html", "no/page.html"], "its folder must exist"),
+        (["verify", "--mutants", "--thorough"], "thorough is given with mutants"),
+        (["verify", "--soak", "0"], "soak is 0 but must be at least 1"),
         (["verify", "--op", "conv3d"], "op is 'conv3d' but must be one of conv2d, max_pool2d"),
         (["tarin"], "tarin"),
     ],
@@ -181,10 +203,39 @@ def test_verify_prints_the_table_and_exits_by_the_verdict(capsys, monkeypatch):
     assert "FAILED  tanh(" in capsys.readouterr().out
 
 
+def test_verify_checks_somebody_elses_rule(capsys, monkeypatch):
+    Path("rules.py").write_text(
+        "import jax\nplain = lambda x: x * x\nf = jax.custom_vjp(plain)\n"
+        "f.defvjp(lambda x: (x * x, x), lambda x, dy: (x * dy,))\n"
+    )
+    monkeypatch.syspath_prepend("")
+    arguments = ("verify", "rules:f", "--plain", "rules:plain", "--args", "f32[3]", "--html", "page.html")
+    assert run(*arguments, "--json") == 1
+    out, _ = capsys.readouterr()
+    result = json.loads(out)
+    assert result["failed"] is True
+    assert "scaled by 1/2" in {check["note"] for check in result["checks"]}
+    assert "scaled by 1/2" in Path("page.html").read_text()
+
+
+def test_verify_shows_the_mutants_and_the_soak(capsys, monkeypatch):
+    from jaxcnn.verify import mutants
+
+    one = [mutant for mutant in mutants.MUTANTS if mutant.fault == "dx stopped"]
+    monkeypatch.setattr(mutants, "MUTANTS", one)
+    monkeypatch.setattr(mutants, "false_alarms", lambda: {"check_grads": (1, 2), "chex": None})
+    assert run("verify", "--mutants", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)["mutants"]
+    assert row["fault"] == "dx stopped"
+    assert row["checks"] == ["autodiff", "differences"]
+    assert run("verify", "--soak", 1, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["false_alarms"] == 0
+
+
 def test_help_teaches(capsys):
     assert run("--help") == 0
     out = capsys.readouterr().out
-    assert all(command in out for command in ("train", "evaluate", "summary", "verify"))
+    assert all(command in out for command in ("train", "evaluate", "diagnose", "summary", "verify"))
     assert run("train", "--help") == 0
     out = capsys.readouterr().out
     for flag in ("data", "model", "epochs", "batch-size", "learning-rate", "momentum", "weight-decay", "seed", "loss",
@@ -253,13 +304,38 @@ def test_no_command_shows_the_help(capsys):
     assert "jaxcnn: " not in err
 
 
-def test_a_corrupt_configuration_gets_one_sentence(tmp_path, capsys):
-    import jax
+def test_dead_units_are_named_by_diagnose(capsys):
+    import jax.numpy as jnp
 
+    from jaxcnn import SGD, Dense, Flatten, ReLU, Sequential, checkpoint, init_state
+
+    network = Sequential((Flatten(), Dense(4), ReLU(), Dense(10)))
+    state = init_state(network, SGD(0.1), jax.random.key(0), (8, 8, 1))
+    state.params["dense1"]["bias"] = jnp.array([-1e3, 1e3, -1e3, -1e3])
+    info = {
+        "data": "digits",
+        "loss": "cross-entropy",
+        "dtype": "float32",
+        "normalization": {"mean": 0, "std": 1, "padding": 0},
+    }
+    Path("r").mkdir()
+    checkpoint.save(Path("r/model.safetensors"), network, (8, 8, 1), state, info)
+    assert run("diagnose", "r") == 0
+    out = capsys.readouterr().out
+    assert "75.0%" in out
+    assert "relu1: 3 of 4 units are dead: zero for every sample" in out
+
+
+def test_a_corrupt_configuration_gets_one_sentence(tmp_path, capsys):
     from jaxcnn import SGD, Dense, Sequential, checkpoint, init_state
 
     state = init_state(Sequential((Dense(3),)), SGD(0.1), jax.random.key(0), (4,))
-    good = {"data": "digits", "loss": "cross-entropy", "dtype": "float32", "normalization": {"mean": 0, "std": 1}}
+    good = {
+        "data": "digits",
+        "loss": "cross-entropy",
+        "dtype": "float32",
+        "normalization": {"mean": 0, "std": 1, "padding": 0},
+    }
     for change in ({"data": None}, {"dtype": "float8"}, {"loss": "zip"}, {"normalization": {"mean": "x"}}):
         Path("r").mkdir(exist_ok=True)
         info = {name: value for name, value in (good | change).items() if value is not None}

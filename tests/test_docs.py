@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.presets import table as presets_table
 from jaxcnn.bench import NETS, markdown
+from jaxcnn.presets import PRESETS
 from jaxcnn.verify import OPERATIONS
 
 ROOT = Path(__file__).parents[1]
 TAG = re.compile(r"\b([GIFALBT]\d{1,2})\b")
+DOCUMENTS = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("[RC]*.md"), *ROOT.glob("docs/*.md")])
 FORMULAS = (ROOT / "docs/formulas.md").read_text()
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\| [A-Z]\d+ .*$", FORMULAS, re.M)
@@ -23,6 +26,11 @@ def cited_tags():
     for path in [*(ROOT / "jaxcnn").rglob("*.py"), *(ROOT / "reference").glob("*.py")]:
         for bracket in re.findall(r"\[([A-Z]\d+(?:, [A-Z]\d+)*)\]", path.read_text()):
             yield from TAG.findall(bracket)
+
+
+def test_every_formula_of_the_documents_has_a_row():
+    last = {"G": 3, "I": 4, "F": 9, "A": 4, "L": 2, "B": 12, "T": 6}
+    assert {row[0] for row in ROWS} == {f"{letter}{n}" for letter, end in last.items() for n in range(1, end + 1)}
 
 
 def test_every_cited_tag_has_a_row_and_every_row_is_cited():
@@ -44,7 +52,7 @@ def test_functions_and_tests_of_a_formula_exist(row):
         assert f"def {function}(" in (ROOT / path).read_text(), (tag, test)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/verify.md"])
 def test_the_python_in_a_document_runs(document):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(), re.S)
     assert blocks or document != "README.md"
@@ -53,15 +61,31 @@ def test_the_python_in_a_document_runs(document):
         exec(compile(block, document, "exec"), names)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/formulas.md"])
+@pytest.mark.parametrize("document", ["docs/diagnosis.md", "docs/tutorial.md"])
+def test_the_python_in_a_document_prints_what_stands_below_it(document, capsys):
+    names, text = {}, (ROOT / document).read_text()
+    blocks = re.findall(r"```python\n(.*?)```(?:\n+```text\n(.*?)```)?", text, re.S)
+    assert any(printed for _, printed in blocks)
+    for block, printed in blocks:
+        exec(compile(block, document, "exec"), names)
+        assert capsys.readouterr().out == printed
+
+
+def test_the_tutorial_differentiates_nothing_automatically():
+    text = (ROOT / "docs/tutorial.md").read_text()
+    code = "".join(re.findall(r"```python\n(.*?)```", text, re.S))
+    assert not re.findall(r"\b(grad|vjp|jvp|value_and_grad|linearize|jacobian|jacrev|jacfwd)\b", code)
+    steps = " ".join(re.findall(r"^## Steps? ([\d, and]+):", text, re.M))
+    assert sorted(map(int, re.findall(r"\d+", steps))) == list(range(1, 12))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_paths_in_a_document_exist(document):
     text = (ROOT / document).read_text()
-    paths = re.findall(r"`((?:jaxcnn|reference|tests|docs|benchmarks)/[\w./]*)`", text)
-    paths += re.findall(r"\]\(((?!http)[\w./]+)\)", text)
-    for path in paths:
-        if "family" in path:  # the checklist's placeholder
-            continue
-        assert (ROOT / path).exists(), path
+    for path in re.findall(r"`((?:jaxcnn|reference|tests|docs|benchmarks)/[\w./]*)`", text):
+        assert "family" in path or (ROOT / path).exists(), path  # "family" is the checklist's placeholder
+    for link in re.findall(r"\]\(((?!http)[\w./-]+)\)", text):
+        assert ((ROOT / document).parent / link).exists(), link
 
 
 def test_the_figures_in_the_readme_are_the_committed_ones():
@@ -80,6 +104,14 @@ def test_the_speed_table_is_the_committed_measurement():
     assert tuple(dict.fromkeys(row["net"] for row in result["rows"])) == NETS
 
 
+def test_the_presets_table_is_the_committed_measurement():
+    entries = json.loads((ROOT / "benchmarks/results/presets.json").read_text())
+    text = (ROOT / "docs/presets.md").read_text()
+    assert f"<!-- benchmarks/presets.py -->\n{presets_table(entries)}\n<!-- end -->" in text
+    for name in PRESETS:
+        assert f"**{name}**" in text
+
+
 def test_the_tables_name_every_operation_and_pass():
     for document, extra in (("README.md", []), ("docs/reference.txt", ["network"])):
         text = (ROOT / document).read_text()
@@ -88,3 +120,17 @@ def test_the_tables_name_every_operation_and_pass():
             assert line.endswith("  ok")
             if op in OPERATIONS:
                 assert int(line.split()[1]) == len(OPERATIONS[op].cases)
+
+
+def test_the_chinese_readme_has_the_code_the_tables_and_the_figures_of_the_english_one():
+    english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README.zh-CN.md"))
+
+    def parts(text):
+        fences = re.findall(r"```.*?```", text, re.S)
+        tables = re.findall(r"^\|.*\|$", text, re.M)
+        prose = re.sub(r"```.*?```|^\|.*\|$", "", text, flags=re.S | re.M)
+        return fences, tables, sorted(re.findall(r"\d+[.,]\d+", prose)), len(re.findall(r"^## ", text, re.M))
+
+    assert parts(chinese) == parts(english)
+    assert "(README.zh-CN.md)" in english
+    assert "(README.md)" in chinese

@@ -14,9 +14,9 @@ LEVELS = [
     {"geometry", "initializers", "sgd", "data", "lowering"},
     {"layers", "losses"},
     {"network"},
-    {"models"},
+    {"models", "diagnosis"},
     {"training", "checkpoint"},
-    {"verify", "plots"},
+    {"verify", "plots", "presets"},
     {"runs", "bench"},
     {"cli", "commands", "__main__"},
 ]

@@ -104,3 +104,17 @@ def test_errors_are_one_sentence():
         with pytest.raises(InputError) as error:
             call()
         assert str(error.value) == message
+
+
+def test_targets_of_tanh_outputs_are_minus_one_and_one(rng):
+    """[I4]: 0 for the other classes by default, for sigmoid outputs; -1 for tanh outputs."""
+    y, labels = jnp.asarray(rng.standard_normal((3, 2)).astype(np.float32)), jnp.array([1, 0, 1])
+    targets = jnp.array([[-1.0, 1.0], [1.0, -1.0], [-1.0, 1.0]])
+    np.testing.assert_array_equal(one_hot(labels, 2, low=-1), targets)
+    loss = SquaredError(low=-1)
+    E, residuals = loss.forward(y, labels)
+    assert E == loss.apply(y, labels) == squared_error(y, targets)
+    np.testing.assert_allclose(loss.backward(residuals), (y - targets) / 3, rtol=1e-6)
+    assert jnp.isnan(one_hot(jnp.array([2]), 2, low=-1)).all()
+    with pytest.raises(InputError, match="SquaredError: low is 1 but must be a finite number below 1"):
+        SquaredError(low=1)

@@ -50,6 +50,7 @@ def _rot180(weight, groups):
         ("folded back", (2, 3), 20, 3, 1),
         ("a product", (1, 1), 3, 2, 1),
         ("depthwise", (3, 2), 4, 4, 4),
+        ("depthwise, two of each", (3, 2), 3, 6, 3),
         ("grouped", (3, 2), 4, 6, 2),
     ],
 )

@@ -29,7 +29,7 @@ from jaxcnn import (
     summary,
 )
 from jaxcnn.network import LAYERS
-from jaxcnn.verify.oracles import QUICK
+from jaxcnn.verify.differences import QUICK
 from jaxcnn.verify.tolerances import relative_error, tolerance
 
 NETWORK = Sequential(

@@ -60,7 +60,7 @@ def test_fit_learns_and_reports(images):
     assert history[-1]["test_accuracy"] > 0.9 > history[0]["accuracy"]
     assert [metrics for _, metrics in seen] == history
     assert [step for step, _ in seen] == [6 * n for n in range(1, 16)]
-    assert set(history[0]) == {"epoch", "step", "loss", "accuracy", "test_loss", "test_accuracy"}
+    assert set(history[0]) == {"epoch", "step", "loss", "accuracy", "seconds", "test_loss", "test_accuracy"}
     assert int(state.epoch) == 15
 
 

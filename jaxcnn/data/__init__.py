@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from ..errors import InputError
-from .dataset import Dataset, Normalization
+from .dataset import Dataset, Normalization, mirrored
 from .digits import load_digits
 from .idx import load_idx
 
-__all__ = ["Dataset", "Normalization", "load", "load_digits", "load_idx"]
+__all__ = ["Dataset", "Normalization", "load", "load_digits", "load_idx", "mirrored"]
 
 
 def load(source: str) -> Dataset:

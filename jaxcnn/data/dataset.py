@@ -11,7 +11,8 @@ from ..errors import InputError
 class Dataset:
     """Labelled images in two splits.
 
-    Images are float32 (N, H, W, C) with values from 0 to 1; labels are int32 (N,), indices into `classes`.
+    Images are float32 (N, H, W, C) with values from 0 to 1, C = 3 for the matrices R, G, B of colour [I2]. Labels are
+    int32 (N,), indices into `classes`.
 
     Raises:
         InputError: the arrays do not belong together.
@@ -45,22 +46,44 @@ class Dataset:
 class Normalization:
     """To zero mean and unit variance over all pixels of the training images [I3].
 
+    `padding` rows and columns of zeros, the background, are first put around each image on every side.
+
     >>> images = np.array([0.0, 1.0, 0.0, 1.0], np.float32)
     >>> normalization = Normalization.of(images)
     >>> normalization
-    Normalization(mean=0.5, std=0.5)
+    Normalization(mean=0.5, std=0.5, padding=0)
     >>> print(normalization(images))
     [-1.  1. -1.  1.]
     """
 
     mean: float
     std: float
+    padding: int = 0
 
     @classmethod
-    def of(cls, images: np.ndarray) -> "Normalization":
-        """The mean and standard deviation of `images`; a constant image set keeps its scale."""
-        return cls(float(images.mean(dtype=np.float64)), float(images.std(dtype=np.float64)) or 1.0)
+    def of(cls, images: np.ndarray, padding: int = 0) -> "Normalization":
+        """The mean and standard deviation of `images`, padded; a constant image set keeps its scale."""
+        images = _padded(images, padding)
+        return cls(float(images.mean(dtype=np.float64)), float(images.std(dtype=np.float64)) or 1.0, padding)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """`images`, normalised, in their dtype."""
-        return ((images - self.mean) / self.std).astype(images.dtype)
+        """`images`, padded and normalised, in their dtype."""
+        return ((_padded(images, self.padding) - self.mean) / self.std).astype(images.dtype)
+
+
+def mirrored(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The images (N, H, W, C), then their mirror images, left and right exchanged; the labels (N,) of both.
+
+    >>> images, labels = mirrored(np.array([1, 2]).reshape(1, 1, 2, 1), np.array([7]))
+    >>> print(images[:, 0, :, 0], labels)
+    [[1 2]
+     [2 1]] [7 7]
+    """
+    return np.concatenate([images, images[:, :, ::-1]]), np.concatenate([labels, labels])
+
+
+def _padded(images, padding):
+    """(N, H, W, C) with zeros around each image."""
+    if not padding:
+        return images
+    return np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))

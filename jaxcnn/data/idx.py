@@ -1,7 +1,7 @@
 """IDX files, the format of MNIST, Fashion-MNIST and KMNIST.
 
 A file is: two zero bytes, a byte for the type (8: unsigned byte), a byte for the number of dimensions, each dimension
-as a big-endian 32-bit integer, then the entries in row-major order. `.gz` files are read as they are.
+as a big-endian 32-bit integer, then the entries in row-major order. Compressed files are known by their content.
 LeCun, Cortes & Burges, *The MNIST database of handwritten digits* (1998).
 """
 
@@ -46,7 +46,7 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     """
     try:
         raw = path.read_bytes()
-        content = gzip.decompress(raw) if path.suffix == ".gz" else raw
+        content = gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error or 'it ends too early'}); it must be a whole file") from None
     magic = bytes((0, 0, 8, ndim))

@@ -5,7 +5,8 @@ Every residual is the output itself: each derivative is a function of it.
 (1)  relu      y = max(u, 0)                          du = dy 1[u > 0],  so f'(0) = 0                 [A3]
 (2)  sigmoid   y = 1 / (1 + e^-u)                     du = dy y (1 - y)                               [A1]
 (3)  tanh      y = tanh u                             du = dy (1 - y^2)                               [A2]
-(4)  softmax   y_i = e^{u_i} / sum_j e^{u_j}          du = y (dy - sum_k dy_k y_k)               [A4, B12]
+(4)  scaled    y = A tanh(S u), A = 1.7159, S = 2/3   du = dy S (A - y^2 / A),  so f(1) = 1 to 1e-5   [A2]
+(5)  softmax   y_i = e^{u_i} / sum_j e^{u_j}          du = y (dy - sum_k dy_k y_k)               [A4, B12]
 
 Loops: reference/activation.py. Tests: tests/layers/test_activation.py.
 """
@@ -96,6 +97,37 @@ def tanh_backward(y, dy):
     return (dy * (1 - y * y),)
 
 
+AMPLITUDE, SLOPE = 1.7159, 2 / 3
+
+
+def scaled_tanh(u) -> jax.Array:
+    """LeNet-5's hyperbolic tangent, 1.7159 tanh(2u/3) [A2]: any shape, any floating dtype.
+
+    LeCun et al., *Gradient-based learning applied to document recognition* (1998), appendix A. Targets of -1 and +1
+    are reached at u = -1 and u = 1, where the unit is far from saturation.
+
+    Raises:
+        InputError: u is not a floating-point array.
+
+    >>> print(scaled_tanh(jnp.array([-1.0, 0.0, 1.0])).round(4), f"{jax.grad(scaled_tanh)(0.0):.4f}")
+    [-1.  0.  1.] 1.1439
+    """
+    return _scaled_tanh(u)
+
+
+def scaled_tanh_forward(u):
+    """(4): `(y, residuals)` of `scaled_tanh`, plain JAX without the rule."""
+    check_floating("scaled_tanh", u=u)
+    y = AMPLITUDE * jnp.tanh(SLOPE * u)
+    return y, y
+
+
+def scaled_tanh_backward(y, dy):
+    """(4): `(du,)` from the residual y and dy of y's shape."""
+    check_shape("scaled_tanh_backward", "dy", dy, y.shape)
+    return (dy * (SLOPE * (AMPLITUDE - y * y / AMPLITUDE)),)
+
+
 def softmax(u) -> jax.Array:
     """Probabilities along the last axis, computed with the maximum subtracted [A4].
 
@@ -111,7 +143,7 @@ def softmax(u) -> jax.Array:
 
 
 def softmax_forward(u):
-    """(4): `(y, residuals)` of `softmax`, plain JAX without the rule."""
+    """(5): `(y, residuals)` of `softmax`, plain JAX without the rule."""
     check_floating("softmax", u=u)
     if u.ndim < 1:
         raise InputError("softmax: u has shape () but must have at least one dimension")
@@ -121,7 +153,7 @@ def softmax_forward(u):
 
 
 def softmax_backward(y, dy):
-    """(4): `(du,)` from the residual y and dy of y's shape."""
+    """(5): `(du,)` from the residual y and dy of y's shape."""
     check_shape("softmax_backward", "dy", dy, y.shape)
     return (y * (dy - (dy * y).sum(axis=-1, keepdims=True)),)
 
@@ -129,6 +161,7 @@ def softmax_backward(y, dy):
 _relu = with_rule(relu_forward, relu_backward)
 _sigmoid = with_rule(sigmoid_forward, sigmoid_backward)
 _tanh = with_rule(tanh_forward, tanh_backward)
+_scaled_tanh = with_rule(scaled_tanh_forward, scaled_tanh_backward)
 _softmax = with_rule(softmax_forward, softmax_backward)
 
 
@@ -157,6 +190,15 @@ class Tanh(FixedLayer):
     op = staticmethod(tanh)
     op_forward = staticmethod(tanh_forward)
     op_backward = staticmethod(tanh_backward)
+
+
+@dataclass(frozen=True)
+class ScaledTanh(FixedLayer):
+    """Spec of `scaled_tanh`."""
+
+    op = staticmethod(scaled_tanh)
+    op_forward = staticmethod(scaled_tanh_forward)
+    op_backward = staticmethod(scaled_tanh_backward)
 
 
 @dataclass(frozen=True)

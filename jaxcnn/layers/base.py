@@ -16,8 +16,8 @@ class Layer:
     """A layer spec: a frozen dataclass of static facts, with pure functions of the parameters.
 
     A subclass defines `apply`, `forward` and `backward`; one that holds other layers defines `backward_with_deltas` in
-    place of `backward`, and `multiply_adds`. The other methods have a default that suits a layer without parameters.
-    Shapes leave the batch out.
+    place of `backward`, `penalty`, `parameter_count` and `multiply_adds`. The other methods have a default that suits a
+    layer without parameters. Shapes leave the batch out.
     """
 
     def init(self, key: jax.Array, in_shape: Shape) -> Params:
@@ -46,6 +46,11 @@ class Layer:
         """`backward`, and the sensitivities of the layers inside this one by name: none unless it is a composite."""
         return *self.backward(residuals, dy), {}
 
+    def penalty(self, params: Params) -> tuple[Any, Params]:
+        """What training adds to the loss for these parameters, and its gradients of those that it depends on."""
+        del params
+        return 0.0, {}
+
     def output_shape(self, in_shape: Shape) -> Shape:
         """Shape of the output for inputs of shape `in_shape`, found by tracing `forward`."""
 
@@ -53,6 +58,10 @@ class Layer:
             return self.forward(self.init(jax.random.key(0), in_shape), x)[0]
 
         return jax.eval_shape(trace, jax.ShapeDtypeStruct((1, *in_shape), float)).shape[1:]
+
+    def parameter_count(self, params: Params) -> int:
+        """How many numbers in `params`, arrays or their shapes, are learned: all of them by default."""
+        return sum(leaf.size for leaf in jax.tree.leaves(params))
 
     def multiply_adds(self, in_shape: Shape) -> int:
         """Multiply-adds of the forward pass for one sample; only products with weights count."""

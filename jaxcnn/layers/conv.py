@@ -8,6 +8,7 @@ Shapes:  x (N,H,W,I)   weight (U,V,I/g,O)   bias (O,)   y, dy (N,P,Q,O)
 (4)  dx               = dy, spread by the stride and zero-padded, correlated with rot180(weight)  [B3, B5]
 
 x~ is x zero-padded, s the stride, d the dilation, g the groups: output map o sees the I/g input maps of its group.
+With connections [F2], which the layer spec has, weight[:,:,i,o] and its gradient are zero unless i is in M_o.
 Loops: reference/conv.py. Tests: tests/layers/test_conv.py.
 """
 
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..errors import InputError, check_count, check_floating, check_shape
 from ..geometry import Padding, Pair, pair, resolve
@@ -126,12 +128,29 @@ def _check_groups(groups, in_channels, out_channels):
 _conv2d = with_rule(conv2d_forward, conv2d_backward)
 
 
+Connections = tuple[tuple[int, ...], ...]
+
+LENET5_C3: Connections = (
+    (0, 1, 2), (1, 2, 3), (2, 3, 4), (3, 4, 5), (0, 4, 5), (0, 1, 5),
+    (0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5), (0, 3, 4, 5), (0, 1, 4, 5), (0, 1, 2, 5),
+    (0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5), (0, 1, 2, 3, 4, 5),
+)  # fmt: skip
+"""The 6 maps that each of the 16 maps of LeNet-5's layer C3 sees: LeCun et al. (1998), table I [F2]."""
+
+
 @dataclass(frozen=True)
 class Conv2d(Layer):
-    """Spec of a convolution with `out_channels` kernels; the other fields are the arguments of `conv2d`.
+    """Spec of a convolution with `out_channels` kernels; most other fields are the arguments of `conv2d`.
+
+    `connections` restricts the inputs [F2]: for each output map the input maps M_o that it sees, all unless given. The
+    weight keeps its shape (U, V, I, O); what belongs to a cut connection starts at zero, is read as zero, has a
+    gradient of exactly zero and does not count as a parameter.
 
     >>> Conv2d(6, 5, padding=2).output_shape((28, 28, 1))
     (28, 28, 6)
+    >>> layer = Conv2d(16, 5, connections=LENET5_C3)
+    >>> layer.parameter_count(layer.init(jax.random.key(0), (14, 14, 6)))
+    1516
     """
 
     out_channels: int
@@ -142,11 +161,14 @@ class Conv2d(Layer):
     groups: int = 1
     bias: bool = True
     initializer: str = "he_normal"
+    connections: Connections | None = None
 
     def __post_init__(self):
         check_count("conv2d", "out_channels", self.out_channels)
         check_count("conv2d", "groups", self.groups)
         pair("conv2d", "kernel_size", self.kernel_size)
+        if self.connections is not None:
+            _check_connections(self.connections, self.out_channels, self.groups)
 
     def init(self, key, in_shape):
         if len(in_shape) != 3:
@@ -154,8 +176,12 @@ class Conv2d(Layer):
         _check_groups(self.groups, in_shape[2], self.out_channels)
         U, V = pair("conv2d", "kernel_size", self.kernel_size)
         shape = (U, V, in_shape[2] // self.groups, self.out_channels)
-        fan_in, fan_out = U * V * shape[2], U * V * self.out_channels // self.groups
-        weight = initialize(self.initializer, key, shape, fan_in, fan_out)
+        if self.connections is None:
+            fan_in, fan_out = U * V * shape[2], U * V * self.out_channels // self.groups
+        else:  # of each output map, and of each input map; at least 1, for a map that nothing sees
+            seen = self._seen(in_shape[2])
+            fan_in, fan_out = U * V * seen.sum(axis=0), U * V * np.maximum(seen.sum(axis=1), 1)[:, None]
+        weight = self._cut(initialize(self.initializer, key, shape, fan_in, fan_out))
         return {"weight": weight, "bias": jnp.zeros(self.out_channels)} if self.bias else {"weight": weight}
 
     def apply(self, params, x, *, train=False, key=None):
@@ -166,16 +192,63 @@ class Conv2d(Layer):
 
     def backward(self, residuals, dy):
         dx, dweight, dbias = conv2d_backward(residuals, dy, **self._hyper)
+        dweight = self._cut(dweight)
         return dx, {"weight": dweight, "bias": dbias} if self.bias else {"weight": dweight}
+
+    def parameter_count(self, params):
+        cut = 0
+        if self.connections is not None:
+            U, V, I, _ = params["weight"].shape
+            cut = U * V * int((~self._seen(I)).sum())
+        return super().parameter_count(params) - cut
 
     def multiply_adds(self, in_shape):
         U, V = pair("conv2d", "kernel_size", self.kernel_size)
         P, Q, O = self.output_shape(in_shape)
-        return P * Q * O * U * V * (in_shape[2] // self.groups)
+        seen = O * (in_shape[2] // self.groups) if self.connections is None else sum(map(len, self.connections))
+        return P * Q * U * V * seen
 
     @property
     def _hyper(self):
         return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
 
     def _arrays(self, params):
-        return parameter(self, params, "weight"), parameter(self, params, "bias") if self.bias else None
+        weight = self._cut(parameter(self, params, "weight"))
+        return weight, parameter(self, params, "bias") if self.bias else None
+
+    def _cut(self, weight):
+        """`weight`, or its gradient, with zeros for the cut connections."""
+        if self.connections is None:
+            return weight
+        if weight.ndim != 4 or weight.shape[3] != self.out_channels:
+            raise InputError(
+                f"Conv2d: weight has shape {weight.shape} but must have shape (height, width, in, {self.out_channels})"
+            )
+        return jnp.where(self._seen(weight.shape[2]), weight, jnp.zeros((), weight.dtype))
+
+    def _seen(self, in_channels):
+        """(I, O): whether output map o sees input map i."""
+        seen = np.zeros((in_channels, self.out_channels), bool)
+        for o, maps in enumerate(self.connections or ()):
+            if max(maps) >= in_channels:
+                raise InputError(
+                    f"conv2d: connections lets map {o} see input map {max(maps)} but there are {in_channels}; it must "
+                    f"be at most {in_channels - 1}"
+                )
+            seen[list(maps), o] = True
+        return seen
+
+
+def _check_connections(connections, out_channels, groups):
+    well_formed = isinstance(connections, tuple) and all(
+        isinstance(maps, tuple) and maps and all(isinstance(i, int) and i >= 0 for i in maps)
+        and len(set(maps)) == len(maps)
+        for maps in connections
+    )  # fmt: skip
+    if not well_formed or len(connections) != out_channels:
+        raise InputError(
+            f"conv2d: connections is {connections!r} but must be a tuple with one tuple of distinct input maps, at "
+            f"least one, for each of the {out_channels} output maps"
+        )
+    if groups != 1:
+        raise InputError(f"conv2d: groups is {groups} but must be 1 where connections is given")

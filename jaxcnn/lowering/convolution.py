@@ -31,11 +31,13 @@ def correlate(x: jax.Array, weight: jax.Array, window: Window, groups: int) -> j
     """
     I, O = x.shape[3], weight.shape[3]
     plain = partial(_convolution, window, groups)
-    if groups == I == O:
-        return _on_cpu(partial(_shifted_products, window), plain, x, weight)
-    if groups == 1 and window.kernel == (1, 1) and (window.stride == (1, 1) or not _pads(window)):
+    if groups > 1 and groups in (I, O):
+        return _on_cpu(partial(_shifted_products, window, groups), plain, x, weight)
+    if groups > 1:
+        return _on_cpu(partial(_group_by_group, window, groups), plain, x, weight)
+    if window.kernel == (1, 1) and (window.stride == (1, 1) or not _pads(window)):
         return _on_cpu(partial(_product, window), plain, x, weight)
-    columns = columns_to_fold(window, I, O) if groups == 1 else 1
+    columns = columns_to_fold(window, I, O)
     return plain(x, weight) if columns == 1 else _on_cpu(partial(_folded, window, columns), plain, x, weight)
 
 
@@ -53,13 +55,15 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window, groups: int) ->
     """
     I, O = x.shape[3], dy.shape[3]
     plain = partial(_gradient_by_convolution, window, groups)
-    if groups == I == O:
-        return _on_cpu(partial(_gradient_by_shifted_products, window), plain, x, dy)
+    if groups > 1 and groups in (I, O):
+        return _on_cpu(partial(_gradient_by_shifted_products, window, groups), plain, x, dy)
+    if groups > 1:
+        return _on_cpu(partial(_gradient_group_by_group, window, groups), plain, x, dy)
     chunks = _chunks(x.shape[0])
     if chunks == 1 or x.dtype.itemsize < 4:  # sums of bfloat16 are left to one convolution, which adds in float32
         return plain(x, dy)
     of_chunk = plain
-    if groups == 1 and window.kernel == (1, 1) and not _pads(window):
+    if window.kernel == (1, 1) and not _pads(window):
         of_chunk = partial(_gradient_by_product, window)
     return _on_cpu(partial(_sum_over_chunks, of_chunk, chunks), plain, x, dy)
 
@@ -94,14 +98,26 @@ def _product(window, x, weight):
     return lax.pad(y, jnp.zeros((), y.dtype), ((0, 0, 0), (top, bottom, a - 1), (left, right, b - 1), (0, 0, 0)))
 
 
-def _shifted_products(window, x, weight):
-    """One map of x to one of y each: sums over the taps, vectorised over the maps. XLA's own takes 50 times as long."""
+def _shifted_products(window, groups, x, weight):
+    """Groups of one map on one side: sums over the taps, vectorised over the groups. XLA takes 50 times as long."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    weight = weight.astype(dtype)
+    U, V, I, O = weight.shape
+    weight = weight.astype(dtype).reshape(U, V, I, groups, O // groups).swapaxes(2, 3)
     y = jnp.zeros((), dtype)
     for (u, v), entry in _entries(window, x):
-        y += entry.astype(dtype) * weight[u, v, 0]
-    return y.astype(x.dtype)
+        y += (_grouped(entry.astype(dtype), groups)[..., None] * weight[u, v]).sum(axis=-2)
+    return y.reshape(*y.shape[:3], O).astype(x.dtype)
+
+
+def _group_by_group(window, groups, x, weight):
+    """Half to a third of the time that XLA takes for the groups at once; a hundredth for the gradient of the kernel."""
+    pairs = zip(jnp.split(x, groups, axis=3), jnp.split(weight, groups, axis=3), strict=True)
+    return jnp.concatenate([correlate(*pair, window, 1) for pair in pairs], axis=3)
+
+
+def _gradient_group_by_group(window, groups, x, dy):
+    pairs = zip(jnp.split(x, groups, axis=3), jnp.split(dy, groups, axis=3), strict=True)
+    return jnp.concatenate([kernel_gradient(*pair, window, 1) for pair in pairs], axis=3)
 
 
 def _gradient_by_convolution(window, groups, x, dy):
@@ -129,16 +145,24 @@ def _sum_over_chunks(of_chunk, chunks, x, dy):
     return total
 
 
-def _gradient_by_shifted_products(window, x, dy):
-    """sum_{n,p,q} x~[n, ps+ud, qs+vd, c] dy[n,p,q,c], image by image, so that both stay in the cache."""
+def _gradient_by_shifted_products(window, groups, x, dy):
+    """sum_{n,p,q} x~[n, ps+ud, qs+vd, i] dy[n,p,q,o] for i and o of one group, image by image to stay in the cache."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
 
     def add(total, sample):
-        image, delta = (a[None].astype(dtype) for a in sample)
-        return total + jnp.stack([(entry * delta).sum((0, 1)) for _, entry in _entries(window, image)]), None
+        image, delta = (a.astype(dtype) for a in sample)
+        delta = _grouped(delta, groups)[..., None, :]
+        products = [_grouped(entry[0], groups)[..., None] * delta for _, entry in _entries(window, image[None])]
+        return total + jnp.stack([product.sum(axis=0) for product in products]), None
 
-    total, _ = lax.scan(add, jnp.zeros((window.kernel[0] * window.kernel[1], *dy.shape[2:]), dtype), (x, dy))
-    return total.sum(axis=1).reshape(*window.kernel, 1, -1).astype(x.dtype)
+    taps = window.kernel[0] * window.kernel[1]
+    I, O = x.shape[3] // groups, dy.shape[3] // groups
+    total, _ = lax.scan(add, jnp.zeros((taps, window.output[1], groups, I, O), dtype), (x, dy))
+    return total.sum(axis=1).swapaxes(1, 2).reshape(*window.kernel, I, groups * O).astype(x.dtype)
+
+
+def _grouped(x, groups):
+    return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
 
 
 def _entries(window, x):

@@ -1,7 +1,8 @@
-"""The gradient verifier: every hand-written backward against oracles that never pass through it."""
+"""The gradient verifier: any backward rule against oracles that never pass through it."""
 
 from .cases import OPERATIONS, find
-from .oracles import check_network, check_operations
-from .report import Check, rows, table
+from .engine import check_rule
+from .registry import check_network, check_operations
+from .report import Check, Report, rows, table
 
-__all__ = ["OPERATIONS", "Check", "check_network", "check_operations", "find", "rows", "table"]
+__all__ = ["OPERATIONS", "Check", "Report", "check_network", "check_operations", "check_rule", "find", "rows", "table"]

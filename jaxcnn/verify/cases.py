@@ -13,8 +13,20 @@ import numpy as np
 
 from .. import losses
 from ..errors import InputError
-from ..geometry import resolve, resolve_pool
-from ..layers import activation, conv, dense, dropout, pool, reshape
+from ..geometry import pair, resolve, resolve_pool
+from ..layers import (
+    activation,
+    combine_maps,
+    conv,
+    dense,
+    dropout,
+    median_pool,
+    pool,
+    reshape,
+    sparsity,
+    stochastic_pool,
+    subsample,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -22,8 +34,9 @@ class Draw:
     """How one argument is drawn.
 
     Kinds: "normal" is N(0, 1); "apart" holds distinct values at least 0.02 apart and 0.01 from zero, for operations
-    with kinks; "tied" holds only 0, 1 and 2, so that most windows tie; "probabilities" are positive rows that sum to
-    one; "labels" are integers below `classes`; "key" is a key of `jax.random.key`.
+    with kinks; "tied" holds only 0, 1 and 2, so that most windows tie; "positive" lies between 10 and 100, where a
+    step of finite differences does not change a draw; "probabilities" are positive rows that sum to one; "labels" are
+    integers below `classes`; "key" is a key of `jax.random.key`.
     """
 
     shape: tuple[int, ...] = ()
@@ -38,6 +51,8 @@ class Draw:
             return (rng.permutation(count) - count // 2 + 0.5).reshape(self.shape) * max(0.02, 4 / count)
         if self.kind == "tied":
             return rng.integers(0, 3, self.shape).astype(np.float64)
+        if self.kind == "positive":
+            return rng.uniform(10, 100, self.shape)
         if self.kind == "probabilities":
             return rng.dirichlet(np.ones(self.shape[-1]), self.shape[:-1])
         if self.kind == "labels":
@@ -102,7 +117,8 @@ def _operation(module, name, arguments, cases):
     return Operation(op, forward, backward, tuple(arguments.split()), tuple(cases))
 
 
-def _conv(x, weight, bias=True, **hyper):
+def conv_case(x, weight, bias=True, **hyper) -> Case:
+    """A convolution of arrays of these shapes."""
     window = resolve("conv2d", x[1:3], weight[:2], **{k: v for k, v in hyper.items() if k != "groups"})
     U, V, I, O = weight
     terms = max(U * V * I, U * V * O // hyper.get("groups", 1), x[0] * math.prod(window.output))
@@ -110,30 +126,35 @@ def _conv(x, weight, bias=True, **hyper):
 
 
 CONV_CASES = (
-    _conv((2, 7, 5, 3), (3, 2, 3, 4)),
-    _conv((1, 3, 3, 1), (2, 2, 1, 1), bias=False),
-    _conv((2, 7, 8, 3), (3, 2, 3, 4), stride=(2, 3)),
-    _conv((2, 7, 5, 2), (3, 2, 2, 3), stride=2, padding=((1, 0), (0, 2))),
-    _conv((2, 6, 5, 2), (2, 4, 2, 3), padding="SAME"),
-    _conv((2, 7, 6, 2), (3, 4, 2, 3), stride=(3, 2), padding="SAME"),
-    _conv((2, 8, 7, 2), (3, 2, 2, 3), padding=1, dilation=(2, 3)),
-    _conv((2, 9, 8, 2), (2, 3, 2, 3), stride=(2, 3), padding=((2, 1), (0, 1)), dilation=(3, 2)),
-    _conv((2, 6, 5, 4), (3, 2, 2, 6), groups=2),
-    _conv((2, 8, 7, 6), (3, 2, 2, 9), stride=(2, 1), padding=((0, 1), (2, 1)), dilation=(1, 2), groups=3),
-    _conv((2, 6, 5, 3), (3, 2, 1, 6), padding=1, groups=3),
-    _conv((2, 8, 7, 2), (2, 1, 2, 3), stride=(3, 2)),
-    _conv((2, 5, 4, 3), (1, 1, 3, 2), stride=(2, 1)),
-    _conv((2, 4, 3, 2), (3, 2, 2, 3), padding=((2, 2), (1, 1))),
-    _conv((2, 4, 5, 2), (4, 5, 2, 3)),
-    _conv((1, 4, 3, 1), (1, 2, 1, 2), padding=((3, 1), (2, 2)), stride=2),
+    conv_case((2, 7, 5, 3), (3, 2, 3, 4)),
+    conv_case((1, 3, 3, 1), (2, 2, 1, 1), bias=False),
+    conv_case((2, 7, 8, 3), (3, 2, 3, 4), stride=(2, 3)),
+    conv_case((2, 7, 5, 2), (3, 2, 2, 3), stride=2, padding=((1, 0), (0, 2))),
+    conv_case((2, 6, 5, 2), (2, 4, 2, 3), padding="SAME"),
+    conv_case((2, 7, 6, 2), (3, 4, 2, 3), stride=(3, 2), padding="SAME"),
+    conv_case((2, 8, 7, 2), (3, 2, 2, 3), padding=1, dilation=(2, 3)),
+    conv_case((2, 9, 8, 2), (2, 3, 2, 3), stride=(2, 3), padding=((2, 1), (0, 1)), dilation=(3, 2)),
+    conv_case((2, 6, 5, 4), (3, 2, 2, 6), groups=2),
+    conv_case((2, 8, 7, 6), (3, 2, 2, 9), stride=(2, 1), padding=((0, 1), (2, 1)), dilation=(1, 2), groups=3),
+    conv_case((2, 6, 5, 3), (3, 2, 1, 6), padding=1, groups=3),
+    conv_case((2, 8, 7, 2), (2, 1, 2, 3), stride=(3, 2)),
+    conv_case((2, 5, 4, 3), (1, 1, 3, 2), stride=(2, 1)),
+    conv_case((2, 4, 3, 2), (3, 2, 2, 3), padding=((2, 2), (1, 1))),
+    conv_case((2, 4, 5, 2), (4, 5, 2, 3)),
+    conv_case((1, 4, 3, 1), (1, 2, 1, 2), padding=((3, 1), (2, 2)), stride=2),
 )
+
+
+def pool_case(shape, kind, **hyper) -> Case:
+    """A pooling of an image of this shape, drawn as `kind`."""
+    window = resolve_pool("pool", shape[1:3], **hyper)
+    overlap = math.prod(-(-k // s) for k, s in zip(window.kernel, window.stride, strict=True))
+    return Case((Draw(shape, kind),), hyper, max(math.prod(window.kernel), overlap))
 
 
 def _pool_cases(kind):
     def case(shape, kind=kind, **hyper):
-        window = resolve_pool("pool", shape[1:3], **hyper)
-        overlap = math.prod(-(-k // s) for k, s in zip(window.kernel, window.stride, strict=True))
-        return Case((Draw(shape, kind),), hyper, max(math.prod(window.kernel), overlap))
+        return pool_case(shape, kind, **hyper)
 
     return (
         case((2, 6, 4, 3), window_size=2),
@@ -146,6 +167,21 @@ def _pool_cases(kind):
         case((1, 5, 4, 1), window_size=(5, 4)),
         case((2, 7, 6, 2), "tied", window_size=3, stride=2, padding=((1, 0), (0, 2))),
     )
+
+
+STOCHASTIC_CASES = [
+    Case((Draw((2, 5, 4, 3), kind), Draw(kind="key")), hyper, math.prod(pair("", "", hyper["window_size"])))
+    for kind, hyper in (
+        ("positive", {"window_size": (3, 2), "stride": (1, 2)}),
+        ("tied", {"window_size": (1, 2), "stride": 1}),
+    )
+]
+
+
+def _subsample(x, window_size):
+    (P, Q), (U, V) = (resolve_pool("subsample2d", x[1:3], window_size).output, pair("", "", window_size))
+    draws = Draw(x), Draw(x[3:]), Draw(x[3:])
+    return Case(draws, {"window_size": window_size}, max(U * V, x[0] * P * Q))
 
 
 def _pointwise(*shapes, kind="normal"):
@@ -164,6 +200,33 @@ OPERATIONS = {
     "conv2d": _operation(conv, "conv2d", "x weight bias", CONV_CASES),
     "max_pool2d": _operation(pool, "max_pool2d", "x", _pool_cases("apart")),
     "avg_pool2d": _operation(pool, "avg_pool2d", "x", _pool_cases("normal")),
+    "stochastic_pool2d": _operation(stochastic_pool, "stochastic_pool2d", "x key", STOCHASTIC_CASES),
+    "expected_pool2d": _operation(
+        stochastic_pool, "expected_pool2d", "x", [Case(c.args[:1], c.hyper, c.terms) for c in STOCHASTIC_CASES]
+    ),
+    "median_pool2d": _operation(
+        median_pool,
+        "median_pool2d",
+        "x",
+        [
+            Case((Draw((2, 5, 4, 3), "apart"),), {"window_size": 2}),
+            Case((Draw((2, 5, 4, 3), "tied"),), {"window_size": (1, 3), "stride": 1}, terms=3),
+        ],
+    ),
+    "subsample2d": _operation(
+        subsample, "subsample2d", "x beta bias", [_subsample((2, 5, 6, 3), (2, 3)), _subsample((3, 7, 4, 2), 2)]
+    ),
+    "combine_maps": _operation(
+        combine_maps,
+        "combine_maps",
+        "x kernels c bias",
+        [
+            Case((Draw((2, 5, 6, 3)), Draw((3, 2, 3)), Draw((3, 4)), Draw((4,))), terms=2 * 3 * 5 * 6),
+            Case((Draw((1, 3, 4, 2)), Draw((1, 2, 2)), Draw((2, 1)), Draw((1,))), terms=3 * 3 * 2),
+        ],
+    ),
+    "l1_penalty": _operation(sparsity, "l1_penalty", "alpha", _pointwise((4, 3), kind="apart")),
+    "entropy_penalty": _operation(sparsity, "entropy_penalty", "c", [Case((Draw((4, 3)),), terms=12)]),
     "dense": _operation(
         dense,
         "dense",
@@ -176,6 +239,7 @@ OPERATIONS = {
     "relu": _operation(activation, "relu", "u", _pointwise((2, 5, 3, 4), (7,), kind="apart")),
     "sigmoid": _operation(activation, "sigmoid", "u", _pointwise((2, 5, 3, 4), (7,))),
     "tanh": _operation(activation, "tanh", "u", _pointwise((2, 5, 3, 4), (7,))),
+    "scaled_tanh": _operation(activation, "scaled_tanh", "u", _pointwise((2, 5, 3, 4))),
     "softmax": _operation(
         activation, "softmax", "u", [Case((Draw((5, 4)),), terms=4), Case((Draw((2, 3, 6)),), terms=6)]
     ),

@@ -44,7 +44,13 @@ def test_it_is_read(folder):
         ("train-images-idx3-ubyte", lambda b: b"\x89PNG" + b, "starts with the bytes 89 50 4e 47 but an IDX file of 3"),
         ("train-images-idx3-ubyte", lambda b: b[:10], "starts with the bytes 00 00 08 03 but"),
         ("train-labels-idx1-ubyte.gz", lambda b: b[:-9], "cannot be read"),
-        ("train-labels-idx1-ubyte.gz", lambda b: b"no gzip", "cannot be read"),
+        ("train-labels-idx1-ubyte.gz", lambda b: b[:20] + b"damaged" + b[27:], "cannot be read"),
+        ("train-labels-idx1-ubyte.gz", lambda b: b"no gzip", "starts with the bytes 6e 6f 20 67 but an IDX file of 1"),
+        (
+            "train-images-idx3-ubyte",
+            lambda b: b[:2] + b"\x0d" + b[3:],
+            "starts with the bytes 00 00 0d 03 but an IDX file of 3",
+        ),
         (
             "train-labels-idx1-ubyte.gz",
             lambda b: gzip.compress(idx(np.zeros((30, 5, 4)))),
@@ -67,6 +73,42 @@ def test_bad_files_get_one_sentence(folder, name, change, message):
         data.load(str(folder))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        (
+            "train-images-idx3-ubyte",
+            "train-labels-idx1-ubyte.gz",
+            "images-idx3-ubyte: starts with the bytes 00 00 08 01",
+        ),
+        ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte", "the train split has 12 images but 30 labels"),
+        ("train-labels-idx1-ubyte.gz", "t10k-labels-idx1-ubyte.gz", "the train split has 30 images but 12 labels"),
+    ],
+)
+def test_swapped_files_get_one_sentence(folder, one, other, message):
+    contents = (folder / other).read_bytes(), (folder / one).read_bytes()
+    for name, content in zip((one, other), contents, strict=True):
+        (folder / name).write_bytes(content)
+    with pytest.raises(InputError) as error:
+        data.load(str(folder))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_is_read_by_its_content_whether_its_name_says_gz_or_not(folder):
+    plain = data.load(str(folder))
+    images, labels = folder / "train-images-idx3-ubyte", folder / "train-labels-idx1-ubyte.gz"
+    images.with_name(images.name + ".gz").write_bytes(gzip.compress(images.read_bytes()))
+    images.unlink()
+    labels.with_suffix("").write_bytes(labels.read_bytes())  # compressed, without .gz
+    labels.write_bytes(gzip.decompress(labels.read_bytes()))  # not compressed, with it
+    again = data.load(str(folder))
+    np.testing.assert_array_equal(again.train_images, plain.train_images)
+    np.testing.assert_array_equal(again.train_labels, plain.train_labels)
+    labels.with_suffix("").unlink()
+    np.testing.assert_array_equal(data.load(str(folder)).train_labels, plain.train_labels)
 
 
 def test_a_missing_file_or_folder_is_named(folder):

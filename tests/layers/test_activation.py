@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import InputError, relu, relu_backward, relu_forward, sigmoid, softmax, softmax_backward, tanh
+from jaxcnn import InputError, relu, relu_backward, relu_forward, scaled_tanh, sigmoid, softmax, softmax_backward, tanh
 
 
 def test_relu_has_derivative_zero_at_zero_in_every_order():
@@ -14,7 +14,7 @@ def test_relu_has_derivative_zero_at_zero_in_every_order():
 
 
 def test_nan_stays_nan():
-    for f in (relu, sigmoid, tanh):
+    for f in (relu, sigmoid, tanh, scaled_tanh):
         assert jnp.isnan(f(jnp.array(jnp.nan)))
 
 
@@ -34,7 +34,12 @@ def test_softmax_backward_is_the_jacobian(rng):
     np.testing.assert_allclose(softmax_backward(p, dp)[0], (np.diag(p) - np.outer(p, p)) @ dp, atol=1e-7)
 
 
-@pytest.mark.parametrize("op", [relu, sigmoid, tanh, softmax])
+def test_scaled_tanh_is_lenet5s():
+    """1.7159 tanh(2u/3): f(1) = 1 and f(-1) = -1 to the digits that its constants have; it saturates at 1.7159."""
+    np.testing.assert_allclose(scaled_tanh(jnp.array([-1.0, 1.0, 100.0])), [-1, 1, 1.7159], atol=1e-4)
+
+
+@pytest.mark.parametrize("op", [relu, sigmoid, tanh, scaled_tanh, softmax])
 def test_integers_are_refused(op):
     with pytest.raises(InputError, match=f"{op.__name__}: u is of type int32 but must be a floating-point array"):
         op(jnp.arange(3))

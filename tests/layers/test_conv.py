@@ -3,7 +3,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import Conv2d, InputError, conv2d, conv2d_backward, conv2d_forward
+from jaxcnn import (
+    LENET5_C3,
+    SGD,
+    Conv2d,
+    InputError,
+    conv2d,
+    conv2d_backward,
+    conv2d_forward,
+    spec_from_json,
+    spec_to_json,
+    summary,
+)
+from jaxcnn.initializers import INITIALIZERS
 
 
 @pytest.mark.usefixtures("float64")
@@ -21,6 +33,14 @@ def test_the_nine_equations_of_d3(rng):
     dP, _, dbias = conv2d_backward(residuals, jnp.asarray(dC).reshape(1, 2, 2, 1))
     np.testing.assert_allclose(dP[0, :, :, 0], expected, rtol=1e-14)
     assert dbias is None
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_colour_image_enters_as_three_matrices(rng):
+    """[I2]: the convolution of a colour image is the sum of those of R, G and B, each with its own kernel."""
+    image, weight = rng.standard_normal((1, 4, 5, 3)), rng.standard_normal((3, 2, 3, 2))
+    parts = [conv2d_forward(image[..., c : c + 1], weight[:, :, c : c + 1])[0] for c in range(3)]
+    np.testing.assert_allclose(conv2d_forward(image, weight)[0], sum(parts), rtol=1e-13)
 
 
 @pytest.mark.usefixtures("float64")
@@ -111,7 +131,7 @@ ONES = jnp.ones
         ),
         (
             lambda: Conv2d(4, 3, initializer="zeros").init(jax.random.key(0), (8, 8, 1)),
-            "initializer is 'zeros' but must be one of glorot_uniform, he_normal",
+            f"initializer is 'zeros' but must be one of {', '.join(INITIALIZERS)}",
         ),
         (
             lambda: Conv2d(6, 3, groups=3).init(jax.random.key(0), (8, 8, 1)),
@@ -126,6 +146,23 @@ ONES = jnp.ones
         (
             lambda: Conv2d(2, 3).apply({"bias": ONES(2)}, ONES((1, 5, 5, 1))),
             "Conv2d: params has ['bias'] but must have 'weight'",
+        ),
+        (
+            lambda: Conv2d(2, 3, connections=((0,), ())),
+            "conv2d: connections is ((0,), ()) but must be a tuple with one tuple of distinct input maps, at least "
+            "one, for each of the 2 output maps",
+        ),
+        (
+            lambda: Conv2d(2, 3, groups=2, connections=((0,), (1,))),
+            "conv2d: groups is 2 but must be 1 where connections is given",
+        ),
+        (
+            lambda: Conv2d(2, 3, connections=((0,), (3,))).init(jax.random.key(0), (8, 8, 3)),
+            "conv2d: connections lets map 1 see input map 3 but there are 3; it must be at most 2",
+        ),
+        (
+            lambda: Conv2d(2, 3, connections=((0,), (1,))).apply({"weight": ONES(3)}, ONES((1, 5, 5, 1))),
+            "Conv2d: weight has shape (3,) but must have shape (height, width, in, 2)",
         ),
         (
             lambda: Conv2d(4, 3).init(jax.random.key(0), (64,)),
@@ -146,3 +183,54 @@ def test_the_spec_counts_and_initialises():
     assert layer.output_shape((9, 9, 4)) == (5, 7, 6)
     assert layer.multiply_adds((9, 9, 4)) == 5 * 7 * 6 * 5 * 3 * 2
     assert hash(layer) == hash(Conv2d(6, (5, 3), groups=2, bias=False))
+
+
+def test_the_table_of_lenet5():
+    """LeCun et al. (1998), table I: 6 maps see 3, 9 see 4, one sees all; each input map feeds 10."""
+    assert [len(maps) for maps in LENET5_C3] == 6 * [3] + 9 * [4] + [6]
+    assert [sum(i in maps for maps in LENET5_C3) for i in range(6)] == 6 * [10]
+    layer = Conv2d(16, 5, connections=LENET5_C3)
+    (row,) = summary(layer, (14, 14, 6)).rows
+    assert (row.parameters, row.multiply_adds) == (1516, 1500 * 10 * 10)
+    assert row.layer == "Conv2d(16, 5, connections=...)"
+    assert spec_from_json(spec_to_json(layer)) == layer
+    assert hash(layer) == hash(Conv2d(16, 5, connections=LENET5_C3))
+
+
+@pytest.mark.usefixtures("float64")
+def test_an_output_map_sees_its_chosen_input_maps_alone(rng):
+    """[F2]: the sum runs over i in M_o, also where the weight of a cut connection is not zero."""
+    table = ((1,), (0, 2))
+    layer = Conv2d(2, (3, 2), padding=1, connections=table)
+    x, weight, bias = rng.standard_normal((2, 5, 4, 3)), rng.standard_normal((3, 2, 3, 2)), rng.standard_normal(2)
+    y = layer.apply({"weight": jnp.asarray(weight), "bias": bias}, x)
+    for o, maps in enumerate(table):
+        expected = conv2d(x[..., maps], jnp.asarray(weight[:, :, maps, o : o + 1]), bias[o : o + 1], padding=1)
+        np.testing.assert_allclose(y[..., o], expected[..., 0], rtol=1e-12)
+
+
+def test_a_cut_connection_stays_zero_under_momentum_and_weight_decay(rng):
+    table = ((1,), (0, 2))
+    layer, optimizer = Conv2d(2, 3, connections=table), SGD(0.1, momentum=0.9, weight_decay=0.1)
+    x = jnp.asarray(rng.standard_normal((2, 5, 4, 3)).astype(np.float32))
+    params = start = layer.init(jax.random.key(0), x.shape[1:])
+    state = optimizer.init(params)
+    cut = np.array([[True, False], [False, True], [True, False]])
+    for _ in range(3):
+        y, residuals = layer.forward(params, x)
+        _, grads = layer.backward(residuals, y)
+        automatic = jax.grad(lambda p: (layer.apply(p, x) ** 2).sum() / 2)(params)
+        np.testing.assert_allclose(grads["weight"], automatic["weight"], rtol=1e-4, atol=1e-5)
+        assert not np.asarray(grads["weight"])[:, :, cut].any()
+        params, state = optimizer.update(grads, state, params)
+    assert not np.asarray(params["weight"])[:, :, cut].any()
+    assert (np.asarray(params["weight"]) != np.asarray(start["weight"]))[:, :, ~cut].all()
+
+
+def test_the_fans_of_a_restricted_convolution_are_its_own():
+    """U(-2.4 / fan_in, 2.4 / fan_in): maps that see 1 and 3 of 3 input maps through 20x20 taps."""
+    layer = Conv2d(2, 20, connections=((1,), (0, 1, 2)), initializer="lenet_uniform")
+    weight = np.asarray(layer.init(jax.random.key(0), (20, 20, 3))["weight"])
+    for o, fan_in in ((0, 400), (1, 1200)):
+        largest = abs(weight[..., o]).max()
+        assert 0.95 * 2.4 / fan_in < largest <= 2.4 / fan_in * (1 + 1e-6)

@@ -5,7 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import Conv2d, Dense, Dropout, Flatten, InputError, MaxPool2d, ReLU, Residual, Sequential
+from jaxcnn import (
+    CombineMaps,
+    Conv2d,
+    Dense,
+    Dropout,
+    Flatten,
+    InputError,
+    MaxPool2d,
+    ReLU,
+    Residual,
+    Sequential,
+    diagnose,
+)
 from jaxcnn.network import relu_after_pool, spec_from_json, spec_to_json, summary
 
 BODY = Sequential((Conv2d(3, 3, stride=2, padding=1), ReLU(), Conv2d(3, 2, padding="SAME")))
@@ -43,6 +55,24 @@ def test_shapes_names_counts_and_json():
     assert summary(network, (5, 4, 2)).total.parameters == 57 + 39 + 9 + 57
     assert spec_from_json(spec_to_json(network)) == network
     assert spec_from_json(spec_to_json(NETWORKS["identity"])) == NETWORKS["identity"]
+
+
+def test_penalties_inside_reach_the_training():
+    block = Residual(CombineMaps(2, 1, entropy=0.5), Sequential((Conv2d(2, 1),)))
+    params = block.init(jax.random.key(0), (3, 3, 2))
+    E, grads = block.penalty(params)
+    assert E > 0
+    assert set(grads) == {"body"}
+    assert set(grads["body"]) == {"c"}
+
+
+def test_units_inside_are_diagnosed():
+    block = Residual(Sequential((Dense(2), ReLU())), Sequential((Dense(2), ReLU())))
+    params = block.init(jax.random.key(0), (3,))
+    params["shortcut"]["dense1"]["bias"] -= 99
+    found = diagnose(Sequential((block,)), {"residual1": params}, jnp.ones((4, 3)))
+    assert [d.name for d in found] == ["residual1/body/relu1", "residual1/shortcut/relu1"]
+    assert found[1].share == 1
 
 
 def test_dropout_in_both_branches_draws_apart():

@@ -1,0 +1,111 @@
+r"""What ails a network that does not learn: saturated sigmoid and tanh units, dead ReLU units [T4].
+
+(1)  saturated   f'(u) < 5 % of its largest value: sigmoid 4 y (1 - y) < 0.05, tanh 1 - y^2 < 0.05, scaled tanh
+                 1 - (y/A)^2 < 0.05. B1 and B3 multiply by f', so almost no gradient passes.
+(2)  dead        y = 0 for every sample of the batch: f' = 1[u > 0] = 0 throughout, the gradient of the unit's weights
+                 is exactly zero, and no update changes them.
+
+In (1) a unit is an entry of one sample's output. In (2) it is what has weights of its own: an entry of a dense layer's
+output, a whole map of a convolution. Tests: tests/test_diagnosis.py.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import jax
+
+from .layers.activation import AMPLITUDE, ReLU, ScaledTanh, Sigmoid, Tanh
+from .layers.base import Layer, Params
+from .layers.residual import Residual
+from .network import Sequential
+from .rule import Static
+
+SATURATED = 0.05  # of the largest f'
+SEVERE = {"saturated": 0.5, "dead": 0.25}  # the share from which it is worth a sentence in the training log
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """One activation layer on one batch; `str` of it is a sentence.
+
+    Attributes:
+        name: the layer's name; "sequential1/relu1" inside a layer.
+        symptom: "saturated" for sigmoid and tanh (1), "dead" for ReLU (2).
+        units: how many there are.
+        share: of the units that show the symptom, from 0 to 1.
+    """
+
+    name: str
+    symptom: str
+    units: int
+    share: float = 0.0
+
+    @property
+    def severe(self) -> bool:
+        """Whether half of the units or more are saturated, or a quarter or more dead."""
+        return self.share >= SEVERE[self.symptom]
+
+    def __str__(self):
+        if self.symptom == "dead":
+            said = f"{round(self.share * self.units)} of {self.units} units are dead"
+            why = "zero for every sample, so their weights get no gradient"
+        else:
+            said = f"{self.share:.0%} of {self.units} units are saturated"
+            why = "f' is near zero and little gradient passes"
+        return f"{self.name}: {said}" + (f": {why}" if self.share else "")
+
+
+def diagnose(network: Layer, params: Params, x) -> tuple[Diagnosis, ...]:
+    """The share of saturated or dead units of every sigmoid, tanh and ReLU layer on a batch [T4].
+
+    Args:
+        network: the layers.
+        params: their parameters.
+        x: (N, ...), a batch of the parameters' dtype; the more samples, the surer is "dead".
+
+    Returns:
+        One `Diagnosis` for each such layer, in the order of the network, without dropout.
+
+    Raises:
+        InputError: x does not fit the network.
+
+    >>> network = Sequential((ReLU(), Sigmoid()))
+    >>> for found in diagnose(network, {}, jnp.array([[-1.0, -2.0, 9.0], [-3.0, 0.5, 8.0]])):
+    ...     print(found)
+    relu1: 1 of 3 units are dead: zero for every sample, so their weights get no gradient
+    sigmoid1: 33% of 3 units are saturated: f' is near zero and little gradient passes
+    """
+    measured = _measured(network, params, x)
+    return tuple(replace(facts.value, share=float(share)) for facts, share in measured)
+
+
+@partial(jax.jit, static_argnums=0)
+def _measured(network, params, x):
+    if not isinstance(network, Sequential):
+        network = Sequential((network,))
+        params = {network.names[0]: params}
+    measured = []
+    for name, layer, y in _outputs("", network, params, x):
+        if isinstance(layer, ReLU):
+            dead = (y == 0).all(axis=range(y.ndim - 1))  # (2)
+            measured.append((Static(Diagnosis(name, "dead", dead.size)), dead.mean()))
+        elif isinstance(layer, Sigmoid | Tanh | ScaledTanh):
+            height = AMPLITUDE if isinstance(layer, ScaledTanh) else 1.0
+            slope = 4 * y * (1 - y) if isinstance(layer, Sigmoid) else 1 - (y / height) ** 2
+            measured.append((Static(Diagnosis(name, "saturated", y.size // len(y))), (slope < SATURATED).mean()))  # (1)
+    return measured
+
+
+def _outputs(name, layer, params, x) -> Iterator[tuple[str, Layer, jax.Array]]:
+    """The name, the spec and the output of `layer`, or of every layer inside it."""
+    if isinstance(layer, Sequential):
+        for inner, part in zip(layer.names, layer.layers, strict=True):
+            given = params.get(inner, {})
+            yield from _outputs(f"{name}/{inner}".lstrip("/"), part, given, x)
+            x = part.apply(given, x)
+    elif isinstance(layer, Residual):
+        for branch, part in layer.branches:
+            yield from _outputs(f"{name}/{branch}", part, params.get(branch, {}), x)
+    else:
+        yield name, layer, layer.apply(params, x)

@@ -1,0 +1,151 @@
+r"""Trainable sub-sampling: the sum of each block, with a multiplicative and an additive bias for each map. NHWC.
+
+Shapes:  x (N,H,W,C)   beta, bias (C,)   y, dy (N,P,Q,C)   window (U,V), moved by its own size
+
+(1)  down(x)[n,p,q,c] = sum_{u,v} x[n, pU+u, qV+v, c]
+(2)  y[n,p,q,c]       = beta[c] down(x)[n,p,q,c] + bias[c]                                            [F7]
+(3)  dbias[c]         = sum_{n,p,q} dy[n,p,q,c]                                                       [B9]
+(4)  dbeta[c]         = sum_{n,p,q} dy[n,p,q,c] down(x)[n,p,q,c]                                      [B9]
+(5)  dx               = up(beta dy),   up(d) = d ⊗ 1_{U x V}, zero where no window reaches            [B4]
+
+y is the documents' pre-activation u; an activation layer follows. Sums run in float32 at least.
+Loops: reference/subsample.py. Tests: tests/layers/test_subsample.py.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ..errors import InputError, check_floating, check_shape
+from ..geometry import Pair, pair, resolve_pool
+from ..rule import Static, with_rule
+from .base import Layer, parameter
+
+
+def subsample2d(x, beta, bias, window_size: int | Pair) -> jax.Array:
+    """Sum of each block times beta plus bias, a pair of them for each map [F7].
+
+    Args:
+        x: (N, H, W, C), float32, bfloat16 or float64. Rows and columns beyond the last whole block do not count.
+        beta: (C,), the same dtype: the multiplicative bias.
+        bias: (C,), the same dtype: the additive bias.
+        window_size: of the block, an int or (height, width).
+
+    Returns:
+        (N, H // height, W // width, C) of x's dtype. Its derivative is `subsample2d_backward`.
+
+    Raises:
+        InputError: a shape, a dtype or the geometry does not fit.
+
+    >>> x = jnp.arange(8.0).reshape(1, 2, 4, 1)
+    >>> print(subsample2d(x, jnp.array([0.5]), jnp.array([1.0]), 2)[0, :, :, 0])
+    [[ 6. 10.]]
+    """
+    return _subsample2d(x, beta, bias, window_size=window_size)
+
+
+def subsample2d_forward(x, beta, bias, window_size):
+    """(1), (2): `(y, residuals)` of `subsample2d`, plain JAX without the rule. The residuals hold down(x)."""
+    check_floating("subsample2d", 4, x=x, beta=beta, bias=bias)
+    check_shape("subsample2d", "beta", beta, x.shape[3:])
+    check_shape("subsample2d", "bias", bias, x.shape[3:])
+    down = downsample(x, window_size)  # (1)
+    return beta * down + bias, (down, beta, Static(x.shape))  # (2)
+
+
+def subsample2d_backward(residuals, dy, *, window_size):
+    """(3)-(5): `(dx, dbeta, dbias)` from `subsample2d_forward`'s residuals and dy (N, P, Q, C).
+
+    >>> x = jnp.arange(8.0).reshape(1, 2, 4, 1)
+    >>> y, residuals = subsample2d_forward(x, jnp.array([0.5]), jnp.array([1.0]), 2)
+    >>> dx, dbeta, dbias = subsample2d_backward(residuals, jnp.array([2.0, 4.0]).reshape(1, 1, 2, 1), window_size=2)
+    >>> print(dx[0, :, :, 0])
+    [[1. 1. 2. 2.]
+     [1. 1. 2. 2.]]
+    >>> print(dbeta, dbias)
+    [92.] [6.]
+    """
+    down, beta, in_shape = residuals
+    check_shape("subsample2d_backward", "dy", dy, down.shape)
+    wide = dy.astype(jnp.promote_types(dy.dtype, jnp.float32))
+    dbias = wide.sum(axis=(0, 1, 2)).astype(dy.dtype)  # (3)
+    dbeta = (wide * down).sum(axis=(0, 1, 2)).astype(dy.dtype)  # (4)
+    up = upsample(beta * dy, window_size)
+    ends = [(0, n - m, 0) for n, m in zip(in_shape.value, up.shape, strict=True)]
+    return lax.pad(up, jnp.zeros((), up.dtype), ends), dbeta, dbias  # (5)
+
+
+def downsample(x, window_size: int | Pair) -> jax.Array:
+    """(1): the sum of each block, by correlating with a kernel of ones and taking every n-th sample [T5].
+
+    Raises:
+        InputError: the window does not fit x (N, H, W, C).
+
+    >>> print(downsample(jnp.ones((1, 2, 4, 1)), 2)[0, :, :, 0])
+    [[4. 4.]]
+    """
+    window = resolve_pool("subsample2d", x.shape[1:3], window_size)
+    blocks = (1, *window.kernel, 1)
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    # the zero is a constant, else JAX does not see a sum and cannot differentiate it twice
+    return lax.reduce_window(wide, np.zeros((), wide.dtype), lax.add, blocks, blocks, "VALID").astype(x.dtype)
+
+
+def upsample(x, window_size: int | Pair) -> jax.Array:
+    """x (N, P, Q, C) ⊗ 1_{U x V}: every entry becomes a block of its copies [T5].
+
+    Equal to `jnp.kron(x, jnp.ones((1, U, V, 1)))`, without its multiplications.
+
+    >>> print(upsample(jnp.array([1.0, 2.0]).reshape(1, 1, 2, 1), (2, 3))[0, :, :, 0])
+    [[1. 1. 1. 2. 2. 2.]
+     [1. 1. 1. 2. 2. 2.]]
+    """
+    U, V = pair("subsample2d", "window_size", window_size)
+    N, P, Q, C = x.shape
+    blocks = jnp.broadcast_to(x[:, :, None, :, None, :], (N, P, U, Q, V, C))
+    return blocks.reshape(N, P * U, Q * V, C)
+
+
+_subsample2d = with_rule(subsample2d_forward, subsample2d_backward)
+
+
+@dataclass(frozen=True)
+class Subsample2d(Layer):
+    """Spec of `subsample2d`. It starts as mean pooling: beta = 1 / (height width), bias = 0.
+
+    >>> Subsample2d(2).output_shape((28, 28, 6))
+    (14, 14, 6)
+    """
+
+    window_size: int | Pair
+
+    def __post_init__(self):
+        pair("subsample2d", "window_size", self.window_size)
+
+    def init(self, key, in_shape):
+        if len(in_shape) != 3:
+            raise InputError(
+                f"subsample2d: the input has shape {in_shape} but must have shape (height, width, channels)"
+            )
+        U, V = pair("subsample2d", "window_size", self.window_size)
+        return {"beta": jnp.full(in_shape[2], 1 / (U * V)), "bias": jnp.zeros(in_shape[2])}
+
+    def apply(self, params, x, *, train=False, key=None):
+        return subsample2d(x, *self._arrays(params), self.window_size)
+
+    def forward(self, params, x, *, train=False, key=None):
+        return subsample2d_forward(x, *self._arrays(params), self.window_size)
+
+    def backward(self, residuals, dy):
+        dx, dbeta, dbias = subsample2d_backward(residuals, dy, window_size=self.window_size)
+        return dx, {"beta": dbeta, "bias": dbias}
+
+    def multiply_adds(self, in_shape):
+        P, Q, C = self.output_shape(in_shape)
+        return P * Q * C
+
+    def _arrays(self, params):
+        return parameter(self, params, "beta"), parameter(self, params, "bias")

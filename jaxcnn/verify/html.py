@@ -1,0 +1,119 @@
+"""A report as one page that needs nothing else: the table, and heat maps of the error over the entries."""
+
+import itertools
+import math
+from html import escape
+
+import numpy as np
+
+from .report import Report
+
+CELL = 14
+LARGEST = 4096  # entries of one map; larger arrays are shown in blocks, each by its worst entry
+COLOURS = {"ok": "#1a7f37", "FAILED": "#cf222e", "not checked": "#9a6700"}
+COLUMNS = ("check", "argument", "worst entry", "rule", "oracle", "error", "allowed", "verdict", "")
+STYLE = """
+body{font:14px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;color:#1f2328;background:#fff}
+table{border-collapse:collapse}th,td{text-align:left;padding:.2rem .8rem .2rem 0;border-bottom:1px solid #d1d9e0}
+td.n{font-variant-numeric:tabular-nums;white-space:nowrap}h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}
+dl{display:grid;grid-template-columns:max-content 1fr;gap:0 1rem}dt{color:#59636e}dd{margin:0}svg{margin:0 1rem 1rem 0}
+"""
+
+
+def page(report: Report) -> str:
+    """The HTML of a report.
+
+    >>> page(Report((), {"rule": "f(x)"})).startswith("<!doctype html>")
+    True
+    """
+    title = escape(str(report.facts.get("rule", "a backward rule")))
+    colour = COLOURS["FAILED" if report.failed else "ok" if report.passed else "not checked"]
+    facts = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in report.facts.items())
+    head = "".join(
+        f"<th>{c}</th>"
+        for c in ("check", "argument", "worst entry", "rule", "oracle", "error", "allowed", "verdict", "")
+    )
+    rows = "".join(_row(check) for check in report.checks)
+    maps = "".join(_map(name, oracle, *arrays) for (name, oracle), arrays in report.arrays.items())
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+        f'<h1>{title}</h1><p style="color:{colour}"><strong>{escape(report.verdict)}</strong></p><dl>{facts}</dl>'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{maps}</html>\n"
+    )
+
+
+def _row(c):
+    numeric = not c.reason and c.tolerance > 0
+    cells = [c.oracle, c.argument]
+    cells += [str(c.index), f"{c.value:.5g}", f"{c.truth:.5g}"] if c.index is not None else ["", "", ""]
+    cells += [f"{c.error:.1e}", f"{c.tolerance:.1e}"] if numeric else ["", ""]
+    body = "".join(f'<td class="n">{escape(cell)}</td>' for cell in cells)
+    verdict = f'<td class="n" style="color:{COLOURS[c.verdict]}">{c.verdict}</td>'
+    return f"<tr>{body}{verdict}<td>{escape(c.reason or c.note)}</td></tr>"
+
+
+def _map(name, oracle, found, truth, scale):
+    """The relative error of every entry on a logarithmic scale; the last two axes are an image's rows and columns."""
+    title = f"<h2>{escape(name)} against {escape(oracle)}</h2>"
+    if found.shape != truth.shape or not found.size:
+        return f"{title}<p>The shapes differ: {found.shape} and {truth.shape}.</p>"
+    with np.errstate(invalid="ignore"):
+        error = np.abs(found - truth) / (scale or 1)
+    error = np.where(np.isfinite(error), error, np.inf)
+    panels, labels = _panels(error)
+    block = 1
+    while sum(math.ceil(p.shape[0] / block) * math.ceil(p.shape[1] / block) for p in panels) > LARGEST:
+        block += 1
+    shown = panels[: max(1, LARGEST * block * block // max(1, panels[0].size))]
+    drawn = "".join(_panel(_blocks(p, block), label, block) for p, label in zip(shown, labels, strict=False))
+    left_out = f" The first {len(shown)} of {len(panels)} panels." if len(shown) < len(panels) else ""
+    blocks = f" Each cell is the worst of {block} x {block} entries." if block > 1 else ""
+    legend = "".join(
+        f'<span style="background:{_colour(10.0**e)};padding:.1rem .5rem">1e{e}</span>' for e in range(-16, 1, 4)
+    )
+    words = "The error of each entry over the largest entry of the gradient"
+    return f"{title}<p>{words}; largest {error.max():.1e}.{blocks}{left_out} {legend}</p>{drawn}"
+
+
+def _panels(error):
+    """Images (rows, columns) with their labels: NHWC is shown by sample and channel."""
+    if error.ndim < 2:
+        return [error.reshape(1, -1)], [""]
+    if error.ndim == 4:
+        parts = [(error[n, :, :, c], f"[{n}, :, :, {c}]") for n in range(error.shape[0]) for c in range(error.shape[3])]
+    else:
+        flat = error.reshape(-1, *error.shape[-2:])
+        indices = np.ndindex(error.shape[:-2])
+        parts = [(p, f"[{', '.join(map(str, i))}, :, :]" if i else "") for p, i in zip(flat, indices, strict=True)]
+    return [p for p, _ in parts], [label for _, label in parts]
+
+
+def _blocks(panel, block):
+    rows, columns = (math.ceil(size / block) for size in panel.shape)
+    padded = np.zeros((rows * block, columns * block))
+    padded[: panel.shape[0], : panel.shape[1]] = panel
+    return padded.reshape(rows, block, columns, block).max(axis=(1, 3))
+
+
+def _panel(error, label, block):
+    height, width = (size * CELL for size in error.shape)
+    cells = "".join(
+        f'<rect x="{j * CELL}" y="{i * CELL + 16}" width="{CELL - 1}" height="{CELL - 1}" '
+        f'fill="{_colour(error[i, j])}">'
+        f"<title>({i * block}, {j * block}): {error[i, j]:.1e}</title></rect>"
+        for i, j in np.ndindex(error.shape)
+    )
+    text = f'<text x="0" y="11" font-size="11" font-family="sans-serif" fill="#59636e">{escape(label)}</text>'
+    size = f'width="{max(width, 90)}" height="{height + 16}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{escape(label)}" {size}>{text}{cells}</svg>'
+
+
+def _colour(error):
+    """Light grey for rounding in float64, through yellow to dark red for an error of 1."""
+    t = 0.0 if error <= 1e-16 else 1.0 if error >= 1 else 1 + math.log10(error) / 16
+    stops = ((0.0, (234, 238, 242)), (0.4, (255, 243, 191)), (0.7, (253, 141, 60)), (1.0, (165, 15, 21)))
+    for (a, low), (b, high) in itertools.pairwise(stops):
+        if t <= b:
+            mix = (t - a) / (b - a)
+            return "#" + "".join(f"{round(x + mix * (y - x)):02x}" for x, y in zip(low, high, strict=True))
+    return "#a50f15"

@@ -1,0 +1,133 @@
+"""The library's own rules under the engine: every case of every operation, and a whole network."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..layers.base import Layer, Params
+from ..losses import Loss
+from ..training import gradients
+from .cases import Case, Operation, find
+from .engine import DTYPES, check
+from .problem import Problem, is_floating
+from .report import Check, Report
+from .tolerances import relative_error
+
+TRANSFORMATIONS = ("jit", "vmap", "scan", "grad of grad")
+
+
+def check_operations(names: Iterable[str], *, thorough: bool = False) -> Iterator[list[Check]]:
+    """Check the backward of the operations of these names: yields the checks of one case after the other.
+
+    Each is a `check_rule` of the operation, with the value of `op_forward` as `plain`; "explicit" is the gradient by
+    the explicit `op_backward`. The transformations run on one case of each operation, on all where `thorough`.
+
+    Raises:
+        InputError: no operation has this name.
+
+    >>> all(check.passed for checks in check_operations(["relu"]) for check in checks)
+    True
+    """
+    cases = [
+        (name, find(name), case, seed, thorough or seed == len(find(name).cases) // 2, thorough)
+        for name in names
+        for seed, case in enumerate(find(name).cases)
+    ]
+    with ThreadPoolExecutor(2) as pool:  # nearly all of the time is compilation, which runs outside Python's lock
+        yield from (list(report.checks) for report in pool.map(lambda given: check_case(*given), cases))
+
+
+def check_case(
+    name: str, operation: Operation, case: Case, seed: int, transformed: bool = False, thorough: bool = False
+) -> Report:
+    """The report of one case of an operation."""
+
+    def of_explicit(values, dys):
+        args = problem.rebuild(values)
+        grads = explicit(operation, case.hyper, args, *dys)
+        if [grad is not None for grad in grads] != [is_floating(arg) for arg in args]:
+            return []
+        return [grad for grad, arg in zip(grads, args, strict=True) if is_floating(arg)]
+
+    problem = problem_of(operation, case, seed)
+    return check(
+        problem,
+        name=name,
+        case=str(case),
+        others={"explicit": of_explicit},
+        kinks="autodiff",
+        dtypes=DTYPES,
+        terms=case.terms,
+        transformations=TRANSFORMATIONS if transformed else (),
+        thorough=thorough,
+        seed=seed,
+    )
+
+
+def problem_of(operation: Operation, case: Case, seed: int) -> Problem:
+    """The gradient of an operation at one case."""
+    args, op, forward = case.draw(seed), partial(operation.op, **case.hyper), plain(operation)
+    return Problem.of(op, args, lambda *args: forward(*args, **case.hyper), None, operation.arguments)
+
+
+def check_network(network: Layer, loss: Loss, params: Params, x, labels, key: jax.Array) -> float:
+    """Relative error of a network's hand-written gradient on a batch, in float64 and with `train=True`.
+
+    The explicit chain of backward functions against `jax.grad` of the plain forward: the largest deviation of any
+    parameter's gradient over the largest entry of that gradient.
+
+    >>> from jaxcnn import Dense, SoftmaxCrossEntropy
+    >>> params = Dense(3).init(jax.random.key(0), (4,))
+    >>> x, labels = np.ones((2, 4)), np.array([0, 2])
+    >>> check_network(Dense(3), SoftmaxCrossEntropy(), params, x, labels, jax.random.key(1)) < 1e-10
+    True
+    """
+
+    @jax.jit
+    def both(params, x, key):
+        def plain(params):
+            outputs, _ = network.forward(params, x, train=True, key=key)
+            return loss.forward(outputs, labels)[0] + network.penalty(params)[0]
+
+        return gradients(network, loss, params, x, labels, key=key)[0], jax.grad(plain)(params)
+
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda w: jnp.asarray(w, jnp.float64), params)
+        ours, truth = both(wide, jnp.asarray(x, jnp.float64), key)
+        if jax.tree.structure(ours) != jax.tree.structure(truth):
+            return np.inf
+        return max(jax.tree.leaves(jax.tree.map(relative_error, ours, truth)))
+
+
+def explicit(operation: Operation, hyper: dict, args, dy):
+    """The gradients by `op_backward`, one entry for each argument."""
+    _, residuals = operation.forward(*args, **hyper)
+    return operation.backward(residuals, dy, **hyper)
+
+
+def through(f: Callable, hyper: dict, args, dy):
+    """The gradients by `jax.vjp` of f: None for what has no gradient."""
+    floating = [i for i, a in enumerate(args) if is_floating(a)]
+
+    def of_floating(*values):
+        full = list(args)
+        for i, value in zip(floating, values, strict=True):
+            full[i] = value
+        return f(*full, **hyper)
+
+    found = dict(zip(floating, jax.vjp(of_floating, *(args[i] for i in floating))[1](dy), strict=True))
+    return tuple(found.get(i) for i in range(len(args)))
+
+
+def cast(args, dtype):
+    """The arguments with the floating ones as JAX arrays of `dtype`."""
+    return [jnp.asarray(a, dtype) if is_floating(a) else a for a in args]
+
+
+def plain(operation: Operation) -> Callable:
+    """The operation without its rule: the value of `op_forward`."""
+    return lambda *args, **hyper: operation.forward(*args, **hyper)[0]

@@ -1,0 +1,134 @@
+"""Right rules at random geometries: does the verifier ever raise a false alarm? Needs hypothesis."""
+
+from collections.abc import Callable
+
+from ..errors import InputError
+from .cases import OPERATIONS, Case, Draw, conv_case, pool_case
+from .engine import check
+from .registry import problem_of
+from .report import Report
+
+
+def soak(count: int, seed: int = 0, on_report: Callable[[Report], None] = lambda report: None) -> list[Report]:
+    """Check the rules of the library at `count` random cases, each in float64, float32 and bfloat16.
+
+    hypothesis draws the geometry; the values come from the seed. Returns the reports of all that did not pass.
+
+    Raises:
+        InputError: hypothesis is not installed, or the count is not positive.
+    """
+    try:
+        import hypothesis
+        from hypothesis import strategies as st
+    except ImportError:
+        raise InputError("soak needs hypothesis: pip install hypothesis") from None
+    if count < 1:
+        raise InputError(f"soak is {count} but must be at least 1")
+    bad, done = [], 0
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=(hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large),
+    )
+    @hypothesis.given(_cases(st), st.integers(0, 2**31 - 1))
+    def run(named_case, values):
+        nonlocal done
+        if done == count:
+            return
+        done += 1
+        name, case = named_case
+        report = check(
+            problem_of(OPERATIONS[name], case, values),
+            name=name,
+            case=str(case),
+            kinks="autodiff",
+            terms=case.terms,
+            seed=values,
+        )
+        if not report.passed:
+            bad.append(report)
+        on_report(report)
+
+    while done < count:
+        run()
+        seed += 1
+        run = hypothesis.seed(seed)(run)
+    return bad
+
+
+def _cases(st):
+    """A strategy of (operation, case): drawn geometries, or for an operation without any its cases with new values."""
+    size, pair = st.integers(1, 4), st.tuples(st.integers(1, 3), st.integers(1, 3))
+
+    def conv(draw):
+        kernel, stride, dilation = draw(st.tuples(size, size)), draw(pair), draw(pair)
+        groups, inside, outside = draw(st.sampled_from([1, 1, 2, 3])), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+        pads = draw(st.tuples(*[st.tuples(st.integers(0, 3), st.integers(0, 3))] * 2))
+        extents = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+        image = tuple(
+            max(1, extent - sum(pad)) + draw(st.integers(0, 5)) for extent, pad in zip(extents, pads, strict=True)
+        )
+        padding = draw(st.sampled_from([pads, pads, "SAME"]))
+        return conv_case(
+            (draw(st.integers(1, 3)), *image, groups * inside),
+            (*kernel, inside, groups * outside),
+            bias=draw(st.booleans()),
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+        )
+
+    def pooled(draw, kinds):
+        window = draw(st.tuples(size, size))
+        image = tuple(k + draw(st.integers(0, 4)) for k in window)
+        pads = tuple((draw(st.integers(0, k - 1)), draw(st.integers(0, k - 1))) for k in window)
+        # every window must cover an entry: the last one starts before the end
+        hyper = {"stride": draw(st.none() | pair), "padding": draw(st.sampled_from([pads, "SAME", "VALID"]))}
+        shape = (draw(st.integers(1, 2)), *image, draw(st.integers(1, 3)))
+        try:
+            return pool_case(shape, draw(st.sampled_from(kinds)), window_size=window, **hyper)
+        except InputError:
+            return pool_case(shape, draw(st.sampled_from(kinds)), window_size=window)
+
+    shapes = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple)
+    matrix = st.tuples(st.integers(1, 6), st.integers(2, 6))
+
+    def pointwise(kind):
+        return shapes.map(lambda shape: Case((Draw(shape, kind),)))
+
+    def dense(sizes):
+        N, I, O, bias = sizes
+        return Case((Draw((N, I)), Draw((I, O)), Draw((O,)) if bias else None), terms=max(N, I, O))
+
+    def loss(kinds):
+        def case(drawn):
+            (N, K), kind, reduction = drawn
+            second = Draw((N,) if kind == "labels" else (N, K), kind, K)
+            return Case((Draw((N, K)), second), {"reduction": reduction}, N * K)
+
+        return st.tuples(matrix, st.sampled_from(kinds), st.sampled_from(["mean", "sum"])).map(case)
+
+    drawn = {
+        "conv2d": st.composite(conv)(),
+        "max_pool2d": st.composite(pooled)(["apart", "tied"]),
+        "avg_pool2d": st.composite(pooled)(["normal"]),
+        "dense": st.tuples(size, size, size, st.booleans()).map(dense),
+        "relu": pointwise("apart"),
+        "sigmoid": pointwise("normal"),
+        "tanh": pointwise("normal"),
+        "softmax": shapes.map(lambda shape: Case((Draw((*shape, 3)),), terms=3)),
+        "flatten": pointwise("normal"),
+        "dropout": st.tuples(shapes, st.sampled_from([0.0, 0.1, 0.5, 0.9])).map(
+            lambda drawn: Case((Draw(drawn[0]), Draw(kind="key")), {"rate": drawn[1]})
+        ),
+        "squared_error": loss(["normal"]),
+        "softmax_cross_entropy": loss(["labels", "probabilities", "normal"]),
+    }
+    return st.sampled_from(list(OPERATIONS)).flatmap(
+        lambda name: st.tuples(st.just(name), drawn[name] if name in drawn else st.sampled_from(OPERATIONS[name].cases))
+    )
