@@ -60,12 +60,13 @@ class Task:
 
     @classmethod
     def draw(cls, network: Layer, in_shape: Shape, batch: int, precision: Precision) -> "Task":
-        """Random parameters and a random batch."""
+        """Random parameters and a random batch; one of several times 128 samples repeats the first 128."""
+        drawn = BATCH if batch % BATCH == 0 else batch
         init = jax.jit(lambda key: network.init(key, in_shape), compiler_options={"xla_backend_optimization_level": 0})
         params = init(jax.random.key(0))  # it runs once: LLVM's optimizations would take longer than they save
-        x = jax.random.normal(jax.random.key(1), (batch, *in_shape))
+        x = jnp.resize(jax.random.normal(jax.random.key(1), (drawn, *in_shape)), (batch, *in_shape))
         params, x = precision.cast((params, x))
-        return cls(network, in_shape, params, x, jnp.arange(batch) % 10, precision)
+        return cls(network, in_shape, params, x, jnp.arange(batch) % drawn % 10, precision)
 
     def flat(self, grads) -> list[np.ndarray]:
         """A tree like the parameters as a list, in the order of all variants."""
@@ -81,6 +82,8 @@ def gradient_in_float64(network: Layer) -> Truth:
 
     def truth(task: Task) -> list[np.ndarray]:
         x, labels = np.asarray(task.x, np.float64), np.asarray(task.labels)
+        if len(x) % BATCH == 0:
+            x, labels = x[:BATCH], labels[:BATCH]  # the others repeat them
         if CHUNK % len(x) == 0:
             x, labels = np.repeat(x, CHUNK // len(x), axis=0), np.repeat(labels, CHUNK // len(labels))
         size = CHUNK if len(x) % CHUNK == 0 else len(x)
