@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import jax
@@ -194,7 +194,7 @@ def evaluate(network: Layer, loss: Loss, params: Params, images, labels, *, batc
     total, predictions = 0.0, []
     for start in range(0, len(images), batch_size):
         batch = slice(start, start + batch_size)
-        outputs, E = _outputs(network, loss, params, images[batch], labels[batch])
+        outputs, E = _compiled(_outputs, (0, 1))(network, loss, params, images[batch], labels[batch])
         total += float(loss.mean(E, len(outputs))) * len(outputs)
         predictions.append(np.asarray(outputs.argmax(axis=-1)))
     predicted = np.concatenate(predictions)
@@ -203,9 +203,8 @@ def evaluate(network: Layer, loss: Loss, params: Params, images, labels, *, batc
     return Evaluation(total / len(labels), float((predicted == labels).mean()), confusion, predicted)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
 def _outputs(network, loss, params, images, labels):
-    outputs, _ = network.forward(params, images)
+    outputs, _ = relu_after_pool(network).forward(params, images)
     return outputs, loss.forward(outputs, labels)[0]
 
 

@@ -41,7 +41,6 @@ def _rot180(weight, groups):
     return grouped.transpose(0, 1, 4, 3, 2).reshape(U, V, O // groups, groups * I)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 @pytest.mark.parametrize("hyper", GEOMETRIES, ids=str)
 @pytest.mark.parametrize(
     ("name", "kernel", "in_channels", "out_channels", "groups"),
@@ -55,25 +54,36 @@ def _rot180(weight, groups):
     ],
 )
 @pytest.mark.usefixtures("float64")
-def test_every_formulation_is_the_convolution(rng, dtype, hyper, name, kernel, in_channels, out_channels, groups):
+def test_every_formulation_is_the_convolution(rng, hyper, name, kernel, in_channels, out_channels, groups):
     """y, dweight and dx against XLA's own convolution and its automatic derivative, 18 samples: two chunks of nine."""
     x = jnp.asarray(rng.standard_normal((18, 9, 11, in_channels)))
     weight = jnp.asarray(rng.standard_normal((*kernel, in_channels // groups, out_channels)))
     window = resolve("conv2d", x.shape[1:3], kernel, **hyper)
-    y, pullback = jax.vjp(partial(plain, window, groups), x, weight)
-    dy = jnp.asarray(rng.standard_normal(y.shape))
-    dx, dweight = pullback(dy)
-    x, weight, dy = (jnp.asarray(a, dtype) for a in (x, weight, dy))
+    dy = jnp.asarray(rng.standard_normal((18, *window.output, out_channels)))
 
-    found = jax.jit(lambda x, weight: lowering.correlate(x, weight, window, groups))(x, weight)
-    assert relative_error(found, y) <= tolerance(dtype, int(np.prod(weight.shape[:3])))
-    found = jax.jit(lambda dy: lowering.correlate(dy, _rot180(weight, groups), window.backward, groups))(dy)
-    assert relative_error(found, dx) <= tolerance(dtype, int(np.prod(kernel)) * out_channels // groups)
-    found = jax.jit(lambda x, dy: lowering.kernel_gradient(x, dy, window, groups))(x, dy)
-    assert relative_error(found, dweight) <= tolerance(dtype, 18 * int(np.prod(window.output)))
+    @jax.jit
+    def expected(x, weight, dy):
+        y, pullback = jax.vjp(partial(plain, window, groups), x, weight)
+        return y, *pullback(dy)
+
+    @jax.jit
+    def found(x, weight, dy):
+        return (
+            lowering.correlate(x, weight, window, groups),
+            lowering.correlate(dy, _rot180(weight, groups), window.backward, groups),
+            lowering.kernel_gradient(x, dy, window, groups),
+        )
+
+    lengths = (weight[..., 0].size, int(np.prod(kernel)) * out_channels // groups, 18 * int(np.prod(window.output)))
+    truth = expected(x, weight, dy)
+    for dtype in (jnp.float64, jnp.float32) if hyper == GEOMETRIES[-1] else (jnp.float64,):
+        results = found(*(jnp.asarray(a, dtype) for a in (x, weight, dy)))
+        for result, true, length in zip(results, truth, lengths, strict=True):
+            assert result.dtype == dtype
+            assert relative_error(result, true) <= tolerance(dtype, length)
 
 
-@pytest.mark.parametrize("columns", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("columns", [2, 3, 8])
 @pytest.mark.parametrize("hyper", GEOMETRIES, ids=str)
 def test_a_fold_is_the_convolution_exactly(rng, hyper, columns):
     """Whole numbers: no rounding hides a misplaced tap."""
