@@ -2,7 +2,7 @@
 
 Each run is a process of its own, `jaxcnn train --preset`; its entry in the result replaces that of the same preset and
 epochs. Seconds are those of an epoch's training, the median over the epochs after the first, which compiles. `modern`
-was chosen on a validation split of Fashion-MNIST's training images; no other preset was chosen by a result.
+was tuned on a validation split of Fashion-MNIST's training images; no preset was chosen by a test result.
 """
 
 import json
