@@ -201,7 +201,8 @@ class _Run:
             if grad.dtype != value.dtype or grad.shape != value.shape:
                 note = f"the gradient is {grad.dtype}{grad.shape} but must be {value.dtype}{value.shape}"
                 self.add("structure", name, math.inf, note=note)
-        self.add("structure", note="trees, shapes and dtypes are those of the arguments" if not self.checks else "")
+        if not any(check.verdict == "FAILED" for check in self.checks):
+            self.add("structure", note="trees, shapes and dtypes are those of the arguments")
         if self._terms is None:
             kept = _residual_bytes(problem, problem.f, values)
             beside = ""
