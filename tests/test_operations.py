@@ -22,10 +22,8 @@ CASES = [
     for name, operation in OPERATIONS.items()
     for seed, case in enumerate(operation.cases)
 ]
-SOME = [
-    pytest.param(name, operation.cases[index], index, id=f"{name}-{index}")
-    for name, operation in OPERATIONS.items()
-    for index in sorted({len(operation.cases) // 2, len(operation.cases) - 1})
+LAST = [
+    pytest.param(name, operation.cases[-1], len(operation.cases) - 1, id=name) for name, operation in OPERATIONS.items()
 ]
 jit = partial(jax.jit, compiler_options=QUICK)
 
@@ -71,7 +69,7 @@ def test_a_whole_network_agrees_with_the_reference():
 
 @pytest.mark.parametrize(("name", "case", "seed"), CASES)
 @pytest.mark.usefixtures("float64")
-def test_shapes_dtypes_and_values(name, case, seed):
+def test_shapes_and_dtypes(name, case, seed):
     operation, args, dy = problem(name, case, seed)
     for dtype in (jnp.float32, jnp.bfloat16, jnp.float64):
         low = cast(args, dtype)
@@ -85,11 +83,9 @@ def test_shapes_dtypes_and_values(name, case, seed):
                 assert grad is None
             else:
                 assert (grad.shape, grad.dtype) == (arg.shape, dtype)
-    values = jit(lambda *a: (operation.op(*a, **case.hyper), operation.forward(*a, **case.hyper)[0]))(*args)
-    assert_same(*values)
 
 
-@pytest.mark.parametrize(("name", "case", "seed"), SOME)
+@pytest.mark.parametrize(("name", "case", "seed"), LAST)
 @pytest.mark.usefixtures("float64")
 def test_jit_is_eager_and_residuals_survive_its_boundary(name, case, seed):
     operation, args, dy = problem(name, case, seed)
