@@ -142,9 +142,9 @@ def scan_variant(name: str, step: Callable, options: dict | None, task: Task) ->
     rates = jnp.full(STEPS, _rate(task, RATE))
     program, _ = compiled(epoch, options, task.params, batches, labels, rates)
 
-    def answer():  # of the first step: with a rate of 0 the others change nothing
-        only_first = jnp.zeros_like(rates).at[0].set(2.0**20)
-        return _gradient(task, program(task.params, batches, labels, only_first))
+    def answer():  # of the last step: with a rate of 0 the others change nothing
+        only_last = jnp.zeros_like(rates).at[-1].set(2.0**20)
+        return _gradient(task, program(task.params, batches, labels, only_last))
 
     return Variant(name, waiting(program, task.params, batches, labels, rates), answer, STEPS)
 
