@@ -26,7 +26,7 @@ def _plain_weighted(x, weights):
 
 def _rules():
     """Name: the function, its arguments, check_rule's keywords."""
-    import flax.linen.fp8_ops as fp8
+    import flax.linen.fp8_ops as fp8  # pyright: ignore[reportMissingImports]
     import optax
     from optax.losses._classification import weighted_logsoftmax
 

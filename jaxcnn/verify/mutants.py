@@ -323,7 +323,7 @@ def refuses_check_grads(problem: Problem) -> bool:
 def refuses_chex(problem: Problem) -> bool | None:
     """Whether `chex.assert_numerical_grads` raises; None where chex is not installed."""
     try:
-        from chex import assert_numerical_grads
+        from chex import assert_numerical_grads  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
     return _raises(problem, lambda f, values: assert_numerical_grads(f, values, order=1, modes=["rev"]))
