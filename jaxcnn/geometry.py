@@ -51,6 +51,11 @@ class Window:
         return (h - 1) * a + 1, (w - 1) * b + 1
 
     @property
+    def tiles(self) -> bool:
+        """Whether the windows stand side by side, without padding: each entry of the input belongs to one at most."""
+        return self.stride == self.kernel and not any(map(any, self.padding))
+
+    @property
     def backward(self) -> "Window":
         """The window of dx over dy: dy spread by the stride and padded by (4), the same taps at the same distances."""
         return Window(self.output, self.kernel, (1, 1), self.dx_padding, self.dilation, spread=self.stride)

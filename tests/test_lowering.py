@@ -11,6 +11,7 @@ from jaxcnn import Conv2d, Dense, Flatten, MaxPool2d, ReLU, Sequential, SoftmaxC
 from jaxcnn.geometry import resolve
 from jaxcnn.lowering import LABELS, program
 from jaxcnn.lowering.fold import Fold
+from jaxcnn.lowering.phases import correlate_by_phases
 from jaxcnn.network import relu_after_pool
 from jaxcnn.verify.tolerances import relative_error, tolerance
 
@@ -94,6 +95,29 @@ def test_a_fold_is_the_convolution_exactly(rng, hyper, columns):
     folded = plain(fold.window, 1, fold.image(x), fold.kernel(weight))
     assert folded.shape[1:3] == fold.window.output
     np.testing.assert_array_equal(fold.result(folded), plain(window, 1, x, weight))
+
+
+@pytest.mark.parametrize("columns", [2, 3])
+@pytest.mark.parametrize("hyper", GEOMETRIES, ids=str)
+def test_the_gradient_of_a_folded_kernel_is_that_of_the_kernel_exactly(rng, hyper, columns):
+    """Every element of dw' that (3) filled goes back to its tap, and no other."""
+    weight = jnp.asarray(rng.integers(-3, 4, (2, 3, 3, 2)), jnp.float32)
+    fold = Fold(resolve("conv2d", (7, 13), (2, 3), **hyper), columns)
+    folded, pullback = jax.vjp(fold.kernel, weight)
+    dfolded = jnp.asarray(rng.integers(-3, 4, folded.shape), jnp.float32)
+    np.testing.assert_array_equal(fold.kernel_gradient(dfolded), pullback(dfolded)[0])
+
+
+@pytest.mark.parametrize("hyper", [*GEOMETRIES, {"stride": 5}, {"stride": 4, "dilation": 2, "padding": 1}], ids=str)
+def test_the_phases_are_the_correlation_of_the_spread_input_exactly(rng, hyper):
+    """Also where a phase has no tap, where the dilation meets the stride, and where the padding is cut off."""
+    window = resolve("conv2d", (11, 13), (2, 3), **hyper).backward
+    x = jnp.asarray(rng.integers(-3, 4, (2, *window.size, 3)), jnp.float32)
+    weight = jnp.asarray(rng.integers(-3, 4, (2, 3, 3, 2)), jnp.float32)
+    expected = jax.lax.conv_general_dilated(
+        x, weight, (1, 1), window.padding, window.spread, window.dilation, dimension_numbers=LABELS
+    )
+    np.testing.assert_array_equal(correlate_by_phases(window, x, weight), expected)
 
 
 def test_what_is_materialized_is_not_fused_away():

@@ -6,13 +6,15 @@ Shapes:  x (N,H,W,C)   y, dy (N,P,Q,C)   window (U,V), moved by s
 (2)        k[n,p,q,c] = u V + v of the first position, row by row, that holds the maximum
 (3)        dx~[n, ps+u, qs+v, c] += dy[n,p,q,c] 1[k = u V + v]                                        [B4]
 (4)  mean  y[n,p,q,c] = 1/(UV) sum_{u,v} x~[n, ps+u, qs+v, c]       x~ is x padded with 0              [F4]
-(5)        dx         = dy / (UV), spread by the stride and zero-padded, correlated with ones: up(dy) [B4]
+(5)        dx~[n, ps+u, qs+v, c] += dy[n,p,q,c] / (UV)               that is up(dy) / (UV)            [B4]
 
-Windows may overlap: then an entry of x receives from each, summed in float32 at least. In (4) the padded zeros count,
-and the divisor is always the size UV of the window. In (1) the first NaN wins.
+Windows may overlap: then an entry of x receives from each, summed in float32 at least. Where they stand side by side,
+up(dy) = dy ⊗ 1_{U x V}, the Kronecker product, is a broadcast. In (4) the padded zeros count, and the divisor is always
+the size UV of the window. In (1) the first NaN wins.
 Loops: reference/pool.py. Tests: tests/layers/test_pool.py.
 """
 
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -54,14 +56,17 @@ def max_pool2d_forward(x, window_size, *, stride=None, padding=0):
     """(1), (2): `(y, residuals)` of `max_pool2d`, plain JAX without the rule. The residual k is a small integer."""
     check_floating("max_pool2d", 4, x=x)
     window = resolve_pool("max_pool2d", x.shape[1:3], window_size, stride=stride, padding=padding)
-    padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), ((0, 0, 0), *((*pad, 0) for pad in window.padding), (0, 0, 0)))
-    y = jnp.full((x.shape[0], *window.output, x.shape[3]), -jnp.inf, x.dtype)
-    k = jnp.broadcast_to(_first_tap_inside(window), y.shape)
-    for tap, position in enumerate(window.taps):
-        entry = _entries_at(padded, window, position)
-        wins = (entry > y) | ((entry != entry) & (y == y))
-        y, k = jnp.where(wins, entry, y), jnp.where(wins, jnp.array(tap, k.dtype), k)  # (1), (2)
-    return materialized(y), (materialized(k), Static(x.shape))
+    padded = _padded(x, window, -jnp.inf)
+    entries = [_entries_at(padded, window, position) for position in window.taps]
+    y = entries[0]
+    for entry in entries[1:]:  # not jnp.maximum: its derivative shares out a tie
+        y = jnp.where((entry > y) | (entry != entry), entry, y)  # (1)
+    y = materialized(y)
+    k = jnp.zeros(y.shape, np.min_scalar_type(-len(entries)))
+    for tap, (entry, position) in reversed(list(enumerate(zip(entries, window.taps, strict=True)))):
+        holds = (entry == y) | (entry != entry)  # the maximum, or NaN
+        k = jnp.where(holds & _inside(window, position), jnp.array(tap, k.dtype), k)  # (2)
+    return y, (materialized(k), Static(x.shape))
 
 
 def max_pool2d_backward(residuals, dy, *, window_size, stride=None, padding=0):
@@ -76,10 +81,14 @@ def max_pool2d_backward(residuals, dy, *, window_size, stride=None, padding=0):
     k, in_shape = residuals
     window = resolve_pool("max_pool2d", in_shape.value[1:3], window_size, stride=stride, padding=padding)
     check_shape("max_pool2d_backward", "dy", dy, k.shape)
-    dtype = jnp.promote_types(dy.dtype, jnp.float32)
-    dx = jnp.zeros(in_shape.value, dtype)
+    U, V = window.kernel
+    if window.tiles:
+        taps = np.arange(U * V, dtype=k.dtype).reshape(U, 1, V, 1)
+        return (materialized(_untiled(jnp.where(_up(k) == taps, _up(dy), jnp.zeros((), dy.dtype)), window)),)  # (3)
+    wide = dy.astype(jnp.promote_types(dy.dtype, jnp.float32))
+    dx = jnp.zeros(in_shape.value, wide.dtype)
     for tap, position in enumerate(window.taps):
-        dx += _placed_at(jnp.where(k == tap, dy.astype(dtype), jnp.zeros((), dtype)), window, position)  # (3)
+        dx += _placed_at(jnp.where(k == tap, wide, jnp.zeros((), wide.dtype)), window, position)  # (3)
     return (materialized(dx.astype(dy.dtype)),)
 
 
@@ -109,7 +118,14 @@ def avg_pool2d_forward(x, window_size, *, stride=None, padding=0):
     """(4): `(y, residuals)` of `avg_pool2d`, plain JAX without the rule. The residual is x's shape alone."""
     check_floating("avg_pool2d", 4, x=x)
     window = resolve_pool("avg_pool2d", x.shape[1:3], window_size, stride=stride, padding=padding)
-    return _window_mean(x, window, window.stride, window.padding), Static(x.shape)  # (4)
+    U, V = window.kernel
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    if window.tiles:
+        total = _sum_over_tiles(wide, window)
+    else:
+        padded = _padded(wide, window, 0)
+        total = functools.reduce(jnp.add, [_entries_at(padded, window, position) for position in window.taps])
+    return (total / (U * V)).astype(x.dtype), Static(x.shape)  # (4)
 
 
 def avg_pool2d_backward(residuals, dy, *, window_size, stride=None, padding=0):
@@ -123,7 +139,17 @@ def avg_pool2d_backward(residuals, dy, *, window_size, stride=None, padding=0):
     N, H, W, C = residuals.value
     window = resolve_pool("avg_pool2d", (H, W), window_size, stride=stride, padding=padding)
     check_shape("avg_pool2d_backward", "dy", dy, (N, *window.output, C))
-    return (_window_mean(dy, window, (1, 1), window.dx_padding, spread=window.stride),)  # (5)
+    U, V = window.kernel
+    share = dy.astype(jnp.promote_types(dy.dtype, jnp.float32)) / (U * V)
+    if window.tiles:
+        dx = _untiled(jnp.broadcast_to(_up(share), (N, window.output[0], U, window.output[1], V, C)), window)  # (5)
+    else:
+        dx = functools.reduce(jnp.add, [_placed_at(share, window, position) for position in window.taps])  # (5)
+    return (dx.astype(dy.dtype),)
+
+
+def _padded(x, window, value):
+    return lax.pad(x, jnp.array(value, x.dtype), ((0, 0, 0), *((*pad, 0) for pad in window.padding), (0, 0, 0)))
 
 
 def _entries_at(padded, window, position):
@@ -144,29 +170,44 @@ def _placed_at(values, window, position):
     return lax.pad(values, jnp.zeros((), values.dtype), ((0, 0, 0), *spans, (0, 0, 0)))
 
 
-def _window_mean(x, window, stride, padding, spread=(1, 1)):
-    """Sum over each window of x, spread and padded with zeros, over the window's size; summed in float32 at least."""
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    total = lax.reduce_window(
-        x.astype(dtype),
-        np.zeros((), dtype),  # a constant, else JAX does not see a sum and cannot differentiate it twice
-        lax.add,
-        (1, *window.kernel, 1),
-        (1, *stride, 1),
-        ((0, 0), *padding, (0, 0)),
-        base_dilation=(1, *spread, 1),
+def _tiles(x, window):
+    """x without what no window reaches, as windows side by side: (N, P, U, Q, V, C)."""
+    N, _, _, C = x.shape
+    (P, Q), (U, V) = window.output, window.kernel
+    return x[:, : P * U, : Q * V].reshape(N, P, U, Q, V, C)
+
+
+def _sum_over_tiles(x, window):
+    """The rows of each window added one to another, then its columns: twice as fast as both at once on CPU."""
+    tiles = _tiles(x, window)
+    return functools.reduce(jnp.add, [tiles[:, :, u] for u in range(window.kernel[0])]).sum(axis=3)
+
+
+def _untiled(tiles, window):
+    """The adjoint of `_tiles`: zero where no window reaches."""
+    N, P, U, Q, V, C = tiles.shape
+    (H, W) = window.size
+    return lax.pad(
+        tiles.reshape(N, P * U, Q * V, C),
+        jnp.zeros((), tiles.dtype),
+        ((0, 0, 0), (0, H - P * U, 0), (0, W - Q * V, 0), (0, 0, 0)),
     )
-    return (total / (window.kernel[0] * window.kernel[1])).astype(x.dtype)
 
 
-def _first_tap_inside(window):
-    """k of the first entry of each window that is not padding: (P, Q, 1), of the smallest integer type that holds k."""
-    (top, _), (left, _) = window.padding
-    rows, columns = (np.arange(size) * step for size, step in zip(window.output, window.stride, strict=True))
-    taps = np.maximum(top - rows, 0)[:, None] * window.kernel[1] + np.maximum(left - columns, 0)
-    last = window.kernel[0] * window.kernel[1] - 1
-    dtype = next(dtype for dtype in (np.int8, np.int16, np.int32) if last <= np.iinfo(dtype).max)
-    return taps.astype(dtype)[:, :, None]
+def _up(values):
+    """What belongs to each window, (N, P, Q, C), as one that broadcasts over its entries: (N, P, 1, Q, 1, C)."""
+    return values[:, :, None, :, None]
+
+
+def _inside(window, position):
+    """For which windows entry (u, v) is not padding: (P, Q, 1)."""
+    rows, columns = (
+        (lo <= np.arange(p) * s + tap) & (np.arange(p) * s + tap < lo + n)
+        for n, (lo, _), tap, p, s in zip(
+            window.size, window.padding, position, window.output, window.stride, strict=True
+        )
+    )
+    return (rows[:, None] & columns)[:, :, None]
 
 
 _max_pool2d = with_rule(max_pool2d_forward, max_pool2d_backward)

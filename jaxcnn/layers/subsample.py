@@ -16,13 +16,13 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from ..errors import InputError, check_floating, check_shape
 from ..geometry import Pair, pair, resolve_pool
 from ..rule import Static, with_rule
 from .base import Layer, parameter
+from .pool import _sum_over_tiles
 
 
 def subsample2d(x, beta, bias, window_size: int | Pair) -> jax.Array:
@@ -88,10 +88,7 @@ def downsample(x, window_size: int | Pair) -> jax.Array:
     [[4. 4.]]
     """
     window = resolve_pool("subsample2d", x.shape[1:3], window_size)
-    blocks = (1, *window.kernel, 1)
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    # the zero is a constant, else JAX does not see a sum and cannot differentiate it twice
-    return lax.reduce_window(wide, np.zeros((), wide.dtype), lax.add, blocks, blocks, "VALID").astype(x.dtype)
+    return _sum_over_tiles(x.astype(jnp.promote_types(x.dtype, jnp.float32)), window).astype(x.dtype)
 
 
 def upsample(x, window_size: int | Pair) -> jax.Array:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..geometry import Window
-from .fold import Fold, columns_to_fold
+from .fold import Fold, columns_to_fold, columns_to_fold_delta
+from .phases import correlate_by_phases
 from .program import materialized
 
 LABELS = ("NHWC", "HWIO", "NHWC")
@@ -37,6 +38,8 @@ def correlate(x: jax.Array, weight: jax.Array, window: Window, groups: int) -> j
         return _on_cpu(partial(_group_by_group, window, groups), plain, x, weight)
     if window.kernel == (1, 1) and (window.stride == (1, 1) or not _pads(window)):
         return _on_cpu(partial(_product, window), plain, x, weight)
+    if window.spread != (1, 1) and window.stride == (1, 1):
+        return _on_cpu(partial(correlate_by_phases, window), plain, x, weight)
     columns = columns_to_fold(window, I, O)
     return plain(x, weight) if columns == 1 else _on_cpu(partial(_folded, window, columns), plain, x, weight)
 
@@ -62,9 +65,11 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window, groups: int) ->
     chunks = _chunks(x.shape[0])
     if chunks == 1 or x.dtype.itemsize < 4:  # sums of bfloat16 are left to one convolution, which adds in float32
         return plain(x, dy)
-    of_chunk = plain
+    of_chunk, columns = plain, columns_to_fold_delta(window, O)
     if window.kernel == (1, 1) and not _pads(window):
         of_chunk = partial(_gradient_by_product, window)
+    elif columns > 1:
+        of_chunk = partial(_gradient_folded, window, columns)
     return _on_cpu(partial(_sum_over_chunks, of_chunk, chunks), plain, x, dy)
 
 
@@ -130,6 +135,11 @@ def _gradient_by_convolution(window, groups, x, dy):
         batch_group_count=groups,
         dimension_numbers=LABELS,
     ).transpose(1, 2, 0, 3)
+
+
+def _gradient_folded(window, columns, x, dy):
+    fold = Fold(window, columns)
+    return fold.kernel_gradient(_gradient_by_convolution(fold.window, 1, fold.image(x), fold.delta(dy)))
 
 
 def _gradient_by_product(window, x, dy):
