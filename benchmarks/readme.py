@@ -1,25 +1,37 @@
-"""Put the committed measurement of `jaxcnn bench` into the table of both READMEs: `python -m benchmarks.readme`."""
+"""Put the committed measurements of `jaxcnn bench` into both READMEs and docs/speed.md: `python -m benchmarks.readme`."""
 
 import json
-import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from jaxcnn import bench, files
 
 ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def tables() -> Iterator[tuple[str, str, str]]:
+    """Each document's name, the command of the mark, and what must stand between this mark and `<!-- end -->`."""
+    steps, operations = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("steps", "operations"))
+    beside = [row for row in steps["rows"] if row["table"] in ("numerics", "growth")]
+    yield "README.md", "jaxcnn bench", bench.markdown(steps)
+    yield "README.zh-CN.md", "jaxcnn bench", bench.markdown(steps)
+    yield "docs/speed.md", "jaxcnn bench --numerics --growth", _block(bench.text(steps | {"rows": beside}))
+    yield "docs/speed.md", "jaxcnn bench --op all", _block(bench.text(operations))
 
 
 def main() -> None:
     """Replace what stands between the marks."""
-    table = bench.markdown(json.loads((ROOT / "benchmarks/results/steps.json").read_text()))
-    for name in ("README.md", "README.zh-CN.md"):
-        readme = ROOT / name
-        text, count = re.subn(
-            r"(<!-- jaxcnn bench -->\n).*?(\n<!-- end -->)", rf"\g<1>{table}\g<2>", readme.read_text(), flags=re.S
-        )
-        if count != 1:
-            raise SystemExit(f"{name} must have one place between <!-- jaxcnn bench --> and <!-- end -->")
-        files.write(readme, text.encode())
+    for name, command, table in tables():
+        before, mark, rest = (ROOT / name).read_text().partition(f"<!-- {command} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        if not (mark and end):
+            raise SystemExit(f"{name} must have a place between <!-- {command} --> and <!-- end -->")
+        files.write(ROOT / name, f"{before}{mark}{table}\n{end}{after}".encode())
+
+
+def _block(text: str) -> str:
+    return f"```\n{text}\n```"
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import readme
 from benchmarks.presets import table as presets_table
-from jaxcnn.bench import NETS, markdown
+from jaxcnn.bench import NETS
 from jaxcnn.presets import PRESETS
 from jaxcnn.verify import OPERATIONS
 
@@ -98,9 +99,10 @@ def test_the_figures_in_the_readme_are_the_committed_ones():
     assert f"{sorted(seconds)[2]} s (at most {max(seconds)} s)" in text
 
 
-def test_the_speed_table_is_the_committed_measurement():
+def test_the_speed_tables_are_the_committed_measurements():
+    for document, command, table in readme.tables():
+        assert f"<!-- {command} -->\n{table}\n<!-- end -->" in (ROOT / document).read_text()
     result = json.loads((ROOT / "benchmarks/results/steps.json").read_text())
-    assert markdown(result) in (ROOT / "README.md").read_text()
     assert tuple(dict.fromkeys(row["net"] for row in result["rows"])) == NETS
 
 
