@@ -1,4 +1,4 @@
-"""Put the committed measurements of `jaxcnn bench` into both READMEs and docs/speed.md: `python -m benchmarks.readme`."""
+"""Put the committed measurements of `jaxcnn bench` into the documents: `python -m benchmarks.readme`."""
 
 import json
 from collections.abc import Iterator

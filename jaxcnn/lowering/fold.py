@@ -112,7 +112,7 @@ def columns_to_fold(window: Window, in_channels: int, out_channels: int) -> int:
     """T for which a correlation on CPU is fastest; 1 where folding does not help.
 
     Folded until a pixel has 8 channels and the result 24: below that the matrix product inside XLA's convolution runs
-    on thin vectors. 2 cores, batch 128, milliseconds for T = 1, 2, 4, 8 (PyTorch, channels last):
+    on thin vectors. Not beyond 64 channels, where the zeros cost more; and many maps are not folded for one or two. 2 cores, batch 128, milliseconds for T = 1, 2, 4, 8 (PyTorch, channels last):
 
     ===========================  ====================  =======
     28x28x1 to 6, 5x5            13.7, 6.7, 2.7, 2.5   (1.8)
@@ -121,18 +121,21 @@ def columns_to_fold(window: Window, in_channels: int, out_channels: int) -> int:
     14x14x6 to 16, 5x5            3.5, 1.6, 1.8, 3.2   (1.1)
     10x10x16 to 6, 5x5, dx        8.0, 4.1, 3.8, 4.5   (3.2)
     32x32x16 to 16, 3x3          30, 24, 39            (18)
+    28x28x6 to 1, 5x5, dx        21.1, 12.5, 6.0, 5.6  (11.7)
+    32x32x32 to 3, 3x3, dx       26.8, 20.3, 21.9, 31  (17.3)
+    28x28x32 to 1, 3x3, dx       11.3, 15.8, 19.0, 24  (15.1)
     ===========================  ====================  =======
 
     >>> from jaxcnn.geometry import resolve
     >>> window = resolve("conv2d", (28, 28), (5, 5), padding=2)
-    >>> [columns_to_fold(window, *channels) for channels in ((1, 6), (1, 32), (6, 16), (32, 64))]
-    [8, 4, 2, 1]
+    >>> [columns_to_fold(window, *channels) for channels in ((1, 6), (1, 32), (6, 16), (32, 64), (6, 1), (32, 3))]
+    [8, 4, 2, 1, 8, 2]
     """
-    if window.spread != (1, 1):
+    if window.spread != (1, 1) or (out_channels < 3 and in_channels > 8):
         return 1
     for columns in (1, 2, 4, 8):
         wide = columns * in_channels >= 8 or columns * out_channels >= 128
-        if wide and columns * out_channels >= 24:
+        if (wide and columns * out_channels >= 24) or 2 * columns * in_channels > 64:
             return columns if columns <= window.output[1] else 1
     return 1
 
