@@ -22,9 +22,9 @@ from jaxcnn.layers.conv import Conv2d
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.pool import AvgPool2d, MaxPool2d
 from jaxcnn.layers.reshape import Flatten
+from jaxcnn.lowering import quick_jit
 from jaxcnn.network import Sequential, spec_to_json
 from jaxcnn.verify.cases import OPERATIONS, Case, find
-from jaxcnn.verify.differences import QUICK
 from jaxcnn.verify.registry import explicit, plain, through
 from jaxcnn.verify.report import Check, table
 from jaxcnn.verify.tolerances import EXACT, FINITE_DIFFERENCE, relative_error
@@ -59,7 +59,7 @@ def check_case(name: str, case: Case, seed: int) -> list[Check]:
     forward, backward = _function(f"{name}_forward"), _function(f"{name}_backward")
     drawn = case.draw(seed)
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @quick_jit
     def ours(args, dy):
         y, residuals = operation.forward(*args, **case.hyper)
         grads = explicit(operation, case.hyper, args, dy)
@@ -114,7 +114,6 @@ def check_whole_network(seed: int = 0) -> list[Check]:
     x, labels = rng.standard_normal((3, 9, 7, 2)), np.array([2, 0, 3])
     loss = jaxcnn_losses.SoftmaxCrossEntropy()
     spec = spec_to_json(NETWORK)["layers"]
-    jit = partial(jax.jit, compiler_options=QUICK)
 
     def ours(params, x):
         y, residuals = NETWORK.forward(params, x)
@@ -132,8 +131,8 @@ def check_whole_network(seed: int = 0) -> list[Check]:
         params = jax.tree.map(
             lambda w: rng.standard_normal(w.shape) / 2, NETWORK.init(jax.random.key(seed), x.shape[1:])
         )
-        found, E = jax.tree.map(np.asarray, jit(ours)(params, x))
-        auto_params, auto_x = jax.tree.map(np.asarray, jit(jax.grad(plain_loss, argnums=(0, 1)))(params, x))
+        found, E = jax.tree.map(np.asarray, quick_jit(ours)(params, x))
+        auto_params, auto_x = jax.tree.map(np.asarray, quick_jit(jax.grad(plain_loss, argnums=(0, 1)))(params, x))
 
     y, residuals = network.sequential_forward(spec, params, x)
     expected_E, loss_residuals = losses.softmax_cross_entropy_forward(y, labels)

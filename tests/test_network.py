@@ -1,6 +1,5 @@
 import json
 from dataclasses import dataclass
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +27,8 @@ from jaxcnn import (
     spec_to_json,
     summary,
 )
+from jaxcnn.lowering import quick_jit
 from jaxcnn.network import LAYERS
-from jaxcnn.verify.differences import QUICK
 from jaxcnn.verify.tolerances import relative_error, tolerance
 
 NETWORK = Sequential(
@@ -56,7 +55,7 @@ def problem(rng):
 def test_the_explicit_chain_is_jax_grad_of_the_plain_forward_and_of_apply(rng):
     params, x, labels, key = problem(rng)
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @quick_jit
     def explicit(params, x):
         y, residuals = NETWORK.forward(params, x, train=True, key=key)
         return NETWORK.backward(residuals, LOSS.backward(LOSS.forward(y, labels)[1]))
@@ -70,7 +69,7 @@ def test_the_explicit_chain_is_jax_grad_of_the_plain_forward_and_of_apply(rng):
         return LOSS.apply(NETWORK.apply(params, x, train=True, key=key), labels)
 
     for f in (plain, with_rules):
-        expected = jax.jit(jax.grad(f, argnums=(0, 1)), compiler_options=QUICK)(params, x)
+        expected = quick_jit(jax.grad(f, argnums=(0, 1)))(params, x)
         assert jax.tree.structure((grads, dx)) == jax.tree.structure(expected)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), (grads, dx), expected)
     assert with_rules(params, x) == plain(params, x)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcnn.lowering import quick_jit
 from jaxcnn.verify.cases import OPERATIONS
-from jaxcnn.verify.differences import QUICK
 from jaxcnn.verify.registry import cast, check_operations, explicit
 from jaxcnn.verify.tolerances import EXACT, relative_error
 from reference.__main__ import check_case, check_whole_network
@@ -25,7 +25,6 @@ CASES = [
 LAST = [
     pytest.param(name, operation.cases[-1], len(operation.cases) - 1, id=name) for name, operation in OPERATIONS.items()
 ]
-jit = partial(jax.jit, compiler_options=QUICK)
 
 
 def problem(name, case, seed):
@@ -90,8 +89,8 @@ def test_shapes_and_dtypes(name, case, seed):
 def test_jit_is_eager_and_residuals_survive_its_boundary(name, case, seed):
     operation, args, dy = problem(name, case, seed)
     expected = explicit(operation, case.hyper, args, dy)
-    _, residuals = jit(partial(operation.forward, **case.hyper))(*args)
-    assert_same(jit(partial(operation.backward, **case.hyper))(residuals, dy), expected)
+    _, residuals = quick_jit(partial(operation.forward, **case.hyper))(*args)
+    assert_same(quick_jit(partial(operation.backward, **case.hyper))(residuals, dy), expected)
 
 
 def test_forward_mode_of_an_operation_is_refused_but_the_hessian_works():

@@ -6,6 +6,6 @@ Measured by `jaxcnn bench`; docs/speed.md has the figures, and what was tried an
 """
 
 from .convolution import LABELS, correlate, kernel_gradient
-from .program import compiler_options, materialized
+from .program import compiler_options, materialized, quick_jit
 
-__all__ = ["LABELS", "compiler_options", "correlate", "kernel_gradient", "materialized"]
+__all__ = ["LABELS", "compiler_options", "correlate", "kernel_gradient", "materialized", "quick_jit"]

@@ -112,7 +112,8 @@ def columns_to_fold(window: Window, in_channels: int, out_channels: int) -> int:
     """T for which a correlation on CPU is fastest; 1 where folding does not help.
 
     Folded until a pixel has 8 channels and the result 24: below that the matrix product inside XLA's convolution runs
-    on thin vectors. Not beyond 64 channels, where the zeros cost more; and many maps are not folded for one or two. 2 cores, batch 128, milliseconds for T = 1, 2, 4, 8 (PyTorch, channels last):
+    on thin vectors. Not beyond 64 channels, where the zeros cost more; and many maps are not folded for one or two.
+    2 cores, batch 128, milliseconds for T = 1, 2, 4, 8 (PyTorch, channels last), the last three on a busy machine:
 
     ===========================  ====================  =======
     28x28x1 to 6, 5x5            13.7, 6.7, 2.7, 2.5   (1.8)

@@ -17,12 +17,12 @@ that a fault in 1 % of the entries shows in every one of them, and at some entri
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-QUICK = {"xla_backend_optimization_level": 0}  # runs once: LLVM's optimizations take longer than they save
+from ..lowering import quick_jit
+
 STEP = 2.0**-10
 SHRINK = 8.0
 LEVELS = 5
@@ -60,8 +60,8 @@ class Prober:
     """
 
     def __init__(self, value: Callable, center: Callable | None = None):
-        self._value, self._center = value, center or jax.jit(value, compiler_options=QUICK)
-        self._phi = jax.jit(self._phis, compiler_options=QUICK)
+        self._value, self._center = value, center or quick_jit(value)
+        self._phi = quick_jit(self._phis)
 
     def probe(self, values, dys, seed: int) -> list[list[Differences]]:
         """For each argument: every entry, or random directions and some entries."""

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError
+from ..lowering import quick_jit
 from .diagnosis import diagnose
-from .differences import QUICK, Differences, Prober
+from .differences import Differences, Prober
 from .problem import Problem, described, is_floating
 from .report import Check, Report
 from .tolerances import (
@@ -158,7 +159,7 @@ class _Run:
         self.problem, self.name, self.case, self.convention, self.seed = problem, name, case, kinks, seed
         self.checks, self.arrays = [], {}
         self.others = others
-        self.rule = jax.jit(self._both, compiler_options=QUICK)
+        self.rule = quick_jit(self._both)
         self.truth = None if problem.plain is None else _autodiff(problem)
         self.prober = Prober(problem.value, lambda values: self.rule(values, self.cotangents(0))[0])
         self._terms = terms
@@ -483,10 +484,10 @@ class _Run:
             problem = Problem(self.problem.f, args, None, self.problem.names, self.problem.places)
             return problem.pullback(problem.f)([leaves[place] for place in problem.places], dys)[1]
 
-        one = jax.jit(gradients, compiler_options=QUICK)
+        one = quick_jit(gradients)
         loop = [one(*sample) for sample in samples]
         stack = jax.tree.map(lambda *parts: jnp.stack(parts), *samples)
-        found = jax.jit(transform(gradients), compiler_options=QUICK)(*stack)
+        found = quick_jit(transform(gradients))(*stack)
         expected = [jnp.stack(parts) for parts in zip(*loop, strict=True)]
         error, allowed = _largest_error(found, expected), tolerance(dtype, self._terms)
         return error, allowed, "= a loop" if error <= allowed else "is not a loop over the samples"
@@ -502,7 +503,7 @@ class _Run:
         rng = np.random.default_rng((self.seed, 3))
         w = [np.asarray(rng.standard_normal(v.shape)).astype(v.dtype) for v in values]
         point = [*values, *dys]
-        found = jax.jit(lambda point, w: jax.vjp(gradient, point)[1](w)[0], compiler_options=QUICK)(point, w)
+        found = quick_jit(lambda point, w: jax.vjp(gradient, point)[1](w)[0])(point, w)
         prober, worst = Prober(gradient), (0.0, FINITE_DIFFERENCE)
         largest = scales([np.asarray(g) for g in found])
         crossed = 0
@@ -537,7 +538,7 @@ class _Run:
                 return self.truth(values, dys)[1]
             return self.rule(values, dys)[2]
 
-        rule = jax.jit(self.problem.pullback(self.problem.f), compiler_options=QUICK)
+        rule = quick_jit(self.problem.pullback(self.problem.f))
         # as most people run it; but what a key draws depends on the setting, and the truth draws with it on
         leaves = jax.tree.leaves(self.problem.args)
         keys = any(jnp.issubdtype(getattr(leaf, "dtype", int), jax.dtypes.prng_key) for leaf in leaves)
@@ -628,7 +629,7 @@ def _slope(pairs):
 
 def _autodiff(problem):
     """`(values, dys) -> (outputs, gradients)` by `jax.vjp` of plain."""
-    return jax.jit(problem.pullback(problem.plain), compiler_options=QUICK)
+    return quick_jit(problem.pullback(problem.plain))
 
 
 def _arrays(parts):

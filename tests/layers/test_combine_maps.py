@@ -26,8 +26,8 @@ from jaxcnn import (
     summary,
     train_epoch,
 )
+from jaxcnn.lowering import quick_jit
 from jaxcnn.verify import check_network
-from jaxcnn.verify.differences import QUICK
 
 
 @pytest.mark.usefixtures("float64")
@@ -88,7 +88,7 @@ def test_the_entropy_penalty_makes_the_weights_of_a_trained_network_sparse():
 def test_the_penalty_is_added_once_to_the_loss_and_to_the_gradient_of_c():
     (x, labels), loss = problem(), SoftmaxCrossEntropy()
     params = network(0.0).init(jax.random.key(0), x.shape[1:])
-    jitted = jax.jit(gradients, static_argnums=(0, 1), compiler_options=QUICK)
+    jitted = quick_jit(gradients, static_argnums=(0, 1))
     plain, E, _ = jitted(network(0.0), loss, params, x, labels)
     penalised, more, _ = jitted(network(0.5), loss, params, x, labels)
     H = jnp.log(effective_inputs(params["combinemaps1"]["c"])).sum()
