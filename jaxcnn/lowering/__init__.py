@@ -5,7 +5,7 @@ correlations of a convolution layer, `fold` the idea behind the narrow ones, `ph
 Measured by `jaxcnn bench`; docs/speed.md has the figures, and what was tried and lost.
 """
 
-from .convolution import LABELS, correlate, kernel_gradient
-from .program import compiler_options, materialized, quick_jit
+from .convolution import correlate, kernel_gradient
+from .program import LABELS, compiler_options, materialized, quick_jit
 
 __all__ = ["LABELS", "compiler_options", "correlate", "kernel_gradient", "materialized", "quick_jit"]

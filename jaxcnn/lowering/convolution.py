@@ -13,9 +13,7 @@ from jax import lax
 from ..geometry import Window
 from .fold import Fold, columns_to_fold, columns_to_fold_delta
 from .phases import correlate_by_phases
-from .program import materialized
-
-LABELS = ("NHWC", "HWIO", "NHWC")
+from .program import LABELS, materialized
 
 
 def correlate(x: jax.Array, weight: jax.Array, window: Window, groups: int) -> jax.Array:

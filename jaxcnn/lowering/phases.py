@@ -6,7 +6,7 @@ Along a row, the input X is x spread by r, so that X[rj] = x[j], with l zeros in
 (2)  y[rJ + t] = sum_u x~[J + (t + ud - l) / r] w[u]      over the taps u for which r divides t + ud - l
 
 Each t = 0..r-1 is a phase. Those of the columns are channels of one pixel; those of the rows are convolutions of their
-own, whose rows are interleaved. Of the 3x3 taps with r = 2 a pixel of y needs 9 products instead of 36; 12 are made.
+own, whose rows are interleaved. With 3x3 taps and r = 2 a block of 2x2 of y needs 9 products, not 36; 12 are made.
 """
 
 import math
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..geometry import Window
+from .program import LABELS
 
 
 def correlate_by_phases(window: Window, x: jax.Array, weight: jax.Array) -> jax.Array:
@@ -43,7 +44,7 @@ def correlate_by_phases(window: Window, x: jax.Array, weight: jax.Array) -> jax.
                 (1, 1),
                 ((-top, height + bottom - H), sides),
                 rhs_dilation=(window.dilation[0] * step // r, 1),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                dimension_numbers=LABELS,
             )
         )
     y = jnp.stack(phases, axis=2).reshape(N, height * r, width * c, weight.shape[3])

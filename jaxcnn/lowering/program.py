@@ -27,6 +27,7 @@ def _kept(x):
         return jax.jit(lambda x: x)(x)
 
 
+LABELS = ("NHWC", "HWIO", "NHWC")  # of every convolution: XLA on CPU runs others as a naive loop inside a scan
 OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
