@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxcnn import InputError
-from jaxcnn.verify import arguments, html
+from jaxcnn.verify import arguments, cases, html, registry
 from jaxcnn.verify.diagnosis import diagnose
 from jaxcnn.verify.soak import soak
 from jaxcnn.verify.tolerances import rounding_terms, scales
@@ -131,3 +131,10 @@ def test_the_soak_finds_no_false_alarm_and_can_find_one(monkeypatch):
     monkeypatch.setitem(sys.modules, "hypothesis", None)
     with pytest.raises(InputError, match="soak needs hypothesis"):
         soak(1)
+
+
+def test_a_derivative_at_which_xlas_simplifier_ends_the_process_is_verified():
+    """docs/others.md: a failure here would end the worker."""
+    geometry = {"stride": (1, 2), "padding": ((2, 0), (1, 2)), "dilation": (3, 1), "groups": 1}
+    case = cases.conv_case((3, 9, 6, 2), (4, 2, 2, 3), bias=True, **geometry)
+    assert registry.check_case("conv2d", cases.OPERATIONS["conv2d"], case, 0).passed
