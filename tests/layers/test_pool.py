@@ -125,3 +125,11 @@ def test_a_wrong_cotangent_is_named():
     _, residuals = avg_pool2d_forward(jnp.ones((1, 4, 4, 1)), 2)
     with pytest.raises(InputError, match="avg_pool2d_backward: dy has shape"):
         avg_pool2d_backward(residuals, jnp.ones((1, 4, 4, 1)), window_size=2)
+
+
+def test_padding_never_owns_the_maximum_even_where_all_is_minus_infinity():
+    """Each window holds one entry, -inf like the padding around it: nothing of dy may be lost to the padding."""
+    x, dy = jnp.full((1, 2, 2, 1), -jnp.inf), jnp.arange(1.0, 5.0).reshape(1, 2, 2, 1)
+    _, residuals = max_pool2d_forward(x, 2, padding=1)
+    (dx,) = max_pool2d_backward(residuals, dy, window_size=2, padding=1)
+    np.testing.assert_array_equal(dx, dy)
