@@ -387,7 +387,7 @@ def verify_command(
     ] = False,
     soak: Annotated[int | None, typer.Option(help="Check this many random cases of the right rules.")] = None,
     thorough: Annotated[
-        bool, typer.Option("--thorough", help="Every transformation of every case, more draws of the arguments.")
+        bool, typer.Option("--thorough", help="All cases, every transformation of each, more draws of the arguments.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the random arguments of a function and of --soak.")] = 0,
     html: Annotated[Path | None, typer.Option(help="Write a function's report to this page, with heat maps.")] = None,
@@ -491,7 +491,9 @@ def _verify_operations(op, thorough, as_json) -> NoReturn:
     verify.find(names[0])
     checks = []
     with _bar(_console(as_json=True)) as bar:
-        task = bar.add_task("compiling", total=sum(len(verify.find(name).cases) for name in names))
+        task = bar.add_task(
+            "compiling", total=sum(len(verify.chosen_cases(verify.find(name), thorough)) for name in names)
+        )
         for found in verify.check_operations(names, thorough=thorough):
             checks += found
             bar.update(task, advance=1, description=found[0].op)
@@ -501,6 +503,8 @@ def _verify_operations(op, thorough, as_json) -> NoReturn:
         print(_json({"passed": passed, "checks": rows, "failures": [str(c) for c in checks if not c.passed]}))
     else:
         print(verify.table(checks))
+        if not thorough:
+            print("the first cases and others spread over the rest; all of them with --thorough")
     raise typer.Exit(0 if passed else 1)
 
 

@@ -2,7 +2,18 @@
 
 from .cases import OPERATIONS, find
 from .engine import check_rule
-from .registry import check_network, check_operations
+from .registry import check_network, check_operations, chosen_cases
 from .report import Check, Report, rows, table
 
-__all__ = ["OPERATIONS", "Check", "Report", "check_network", "check_operations", "check_rule", "find", "rows", "table"]
+__all__ = [
+    "OPERATIONS",
+    "Check",
+    "Report",
+    "check_network",
+    "check_operations",
+    "check_rule",
+    "chosen_cases",
+    "find",
+    "rows",
+    "table",
+]

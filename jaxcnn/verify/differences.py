@@ -61,7 +61,8 @@ class Prober:
 
     def __init__(self, value: Callable, center: Callable | None = None):
         self._value, self._center = value, center or quick_jit(value)
-        self._phi = quick_jit(self._phis)
+        # thousands of evaluations: in float64, a convolution that LLVM did not optimize takes 100 times as long
+        self._phi = quick_jit(self._phis, xla_backend_optimization_level=1)
 
     def probe(self, values, dys, seed: int) -> list[list[Differences]]:
         """For each argument: every entry, or random directions and some entries."""

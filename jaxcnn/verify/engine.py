@@ -157,7 +157,7 @@ class _Run:
 
     def __init__(self, problem, name, case, others, kinks, terms, seed):
         self.problem, self.name, self.case, self.convention, self.seed = problem, name, case, kinks, seed
-        self.checks, self.arrays = [], {}
+        self.checks, self.arrays, self.loops = [], {}, {}
         self.others = others
         self.rule = quick_jit(self._both)
         self.truth = None if problem.plain is None else _autodiff(problem)
@@ -189,10 +189,11 @@ class _Run:
         if self.dtype != np.float64:
             self.add("float64", reason=f"f returns {self.dtype} for float64 arguments; compared within its rounding")
             values = problem.values(self.dtype)
+            outputs = jax.eval_shape(problem.value, values)
         try:
-            self.outputs = jax.eval_shape(problem.value, values)
+            self.outputs = outputs
             dys = self.cotangents(0)
-            _, _, grads, _ = jax.eval_shape(self._both, values, dys)
+            _, _, grads, _ = jax.eval_shape(self.rule, values, dys)  # the trace is kept for the call
             self._check_integers(values, dys)
         except Exception as error:
             self.add("structure", error=math.inf, note=_words(error))
@@ -469,7 +470,22 @@ class _Run:
 
     def _stacked(self, dtype, transform):
         """`transform` of the gradient over samples that differ in every argument, keys too."""
+        if dtype not in self.loops:
+            self.loops[dtype] = self._loop(dtype)
+        gradients, stack, expected = self.loops[dtype]
+        found = quick_jit(transform(gradients))(*stack)
+        error, allowed = _largest_error(found, expected), tolerance(dtype, self._terms)
+        return error, allowed, "= a loop" if error <= allowed else "is not a loop over the samples"
+
+    def _loop(self, dtype):
+        """The gradient as a function of all leaves and dy, stacked samples of these, and the gradients one by one."""
         leaves, tree = jax.tree.flatten(self.problem.args)
+
+        def gradients(leaves, dys):
+            args = tree.unflatten(leaves)
+            problem = Problem(self.problem.f, args, None, self.problem.names, self.problem.places)
+            return problem.pullback(problem.f)([leaves[place] for place in problem.places], dys)[1]
+
         samples = []
         for sample in range(SAMPLES):
             values = iter(self.values(sample, dtype))
@@ -478,19 +494,9 @@ class _Run:
                 for i, leaf in enumerate(leaves)
             ]
             samples.append((one, self._dys(sample, dtype)))
-
-        def gradients(leaves, dys):
-            args = tree.unflatten(leaves)
-            problem = Problem(self.problem.f, args, None, self.problem.names, self.problem.places)
-            return problem.pullback(problem.f)([leaves[place] for place in problem.places], dys)[1]
-
         one = quick_jit(gradients)
-        loop = [one(*sample) for sample in samples]
-        stack = jax.tree.map(lambda *parts: jnp.stack(parts), *samples)
-        found = quick_jit(transform(gradients))(*stack)
-        expected = [jnp.stack(parts) for parts in zip(*loop, strict=True)]
-        error, allowed = _largest_error(found, expected), tolerance(dtype, self._terms)
-        return error, allowed, "= a loop" if error <= allowed else "is not a loop over the samples"
+        stack = jax.tree.map(_stack, *samples)
+        return gradients, stack, jax.tree.map(_stack, *(one(*sample) for sample in samples))
 
     def _second(self, dtype):
         """The derivative of <gradient, w> by the rule's own rule, against differences of the gradient."""
@@ -548,10 +554,8 @@ class _Run:
                 return rule(values, dys)
 
         try:
-            with jax.enable_x64(keys):
-                shapes = jax.eval_shape(self.problem.value, self.values(0, dtype))
-            kinds = [y.dtype for y in shapes]
-            _, found = low(self.values(0, dtype), [d.astype(k) for d, k in zip(self.cotangents(0), kinds, strict=True)])
+            outputs, found = low(self.values(0, dtype), self._dys(0, dtype))
+            kinds = [y.dtype for y in outputs]
         except Exception as error:
             if self._takes(dtype, keys):
                 self.add(
@@ -563,7 +567,7 @@ class _Run:
 
         def at(draw):
             values = self.values(draw, dtype)
-            dys = [d.astype(k) for d, k in zip(self.cotangents(draw), kinds, strict=True)]
+            dys = [d.astype(k) for d, k in zip(self._dys(draw, dtype), kinds, strict=True)]
             wide = [v.astype(self.dtype) for v in _arrays(values)], [d.astype(self.dtype) for d in dys]
             return values, dys, wide, truth(*wide)
 
@@ -630,12 +634,16 @@ def _slope(pairs):
 def _autodiff(problem):
     """`(values, dys) -> (outputs, gradients)` by `jax.vjp` of plain."""
     # jaxlib 0.10.2's simplifier ends the process at some derivatives of plain convolutions: docs/others.md
-    return quick_jit(problem.pullback(problem.plain), without="algsimp")
+    return quick_jit(problem.pullback(problem.plain), xla_disable_hlo_passes="algsimp")
 
 
 def _arrays(parts):
     """As NumPy arrays: JAX's arithmetic outside of jit is compiled for every shape."""
     return [np.asarray(part) for part in parts]
+
+
+def _stack(*parts):
+    return jnp.stack(parts) if jnp.issubdtype(parts[0].dtype, jax.dtypes.extended) else np.stack(_arrays(parts))
 
 
 def _conditions(truth, point, truths, eps, seed):

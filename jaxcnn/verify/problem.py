@@ -83,7 +83,7 @@ class Problem:
             found = [v * (1 + 0.05 * rng.standard_normal(v.shape)) for v in found]
             if away:
                 found = [np.where(v == 0, rng.uniform(0.05, 0.15, v.shape), v) for v in found]
-        return [jnp.asarray(np.asarray(value).astype(dtype)) for value in found]
+        return [jax.device_put(np.asarray(value).astype(dtype)) for value in found]
 
     def value(self, values: Sequence, f: Callable | None = None) -> list[jax.Array]:
         """f (or another function of the same arguments) of `values`: its floating-point outputs."""
@@ -94,7 +94,7 @@ class Problem:
 
         def gradients(values, dys):
             outputs, pull = jax.vjp(lambda *v: self.value(v, f), *values)
-            return outputs, list(pull(list(dys)))
+            return outputs, list(pull([jnp.asarray(dy, y.dtype) for dy, y in zip(dys, outputs, strict=True)]))
 
         return gradients
 
