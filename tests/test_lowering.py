@@ -120,6 +120,18 @@ def test_the_phases_are_the_correlation_of_the_spread_input_exactly(rng, hyper):
     np.testing.assert_array_equal(correlate_by_phases(window, x, weight), expected)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16])
+@pytest.mark.usefixtures("float64")
+def test_the_sum_over_positions_is_the_sum(rng, dtype):
+    dy = jnp.asarray(rng.standard_normal((18, 7, 5, 3)), dtype)
+    found, expected = lowering.sum_over_positions(dy), np.asarray(dy, np.float64).sum((0, 1, 2))
+    assert (found.shape, found.dtype) == ((3,), dtype)
+    sizes = (
+        np.abs(np.asarray(dy, np.float64)).sum((0, 1, 2)).max()
+    )  # n rounded additions at worst: sqrt(n) eps of these
+    assert relative_error(np.asarray(found, np.float64), expected, sizes) <= tolerance(dtype, 18 * 7 * 5)
+
+
 def test_what_is_materialized_is_not_fused_away():
     """Without the boundary the product ends in one fusion with the sum; with it a call stays between them."""
 

@@ -21,7 +21,7 @@ import numpy as np
 from ..errors import InputError, check_count, check_floating, check_shape
 from ..geometry import Padding, Pair, pair, resolve
 from ..initializers import initialize
-from ..lowering import correlate, kernel_gradient, materialized
+from ..lowering import correlate, kernel_gradient, materialized, sum_over_positions
 from ..rule import with_rule
 from .base import Layer, parameter
 
@@ -85,11 +85,7 @@ def conv2d_backward(residuals, dy, *, stride=1, padding=0, dilation=1, groups=1)
     check_shape("conv2d_backward", "dy", dy, (x.shape[0], *window.output, weight.shape[3]))
     dy = materialized(dy)
 
-    dbias = None
-    if bias is not None:  # (2) over the batch first: both sums then run along memory
-        over_batch = materialized(dy.sum(axis=0, dtype=jnp.promote_types(dy.dtype, jnp.float32)))
-        dbias = over_batch.sum(axis=(0, 1)).astype(dy.dtype)
-
+    dbias = None if bias is None else sum_over_positions(dy)  # (2)
     dweight = kernel_gradient(x, dy, window, groups)  # (3)
     dx = correlate(dy, _rot180(weight, groups), window.backward, groups)  # (4)
     return dx, dweight, dbias

@@ -71,6 +71,28 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window, groups: int) ->
     return _on_cpu(partial(_sum_over_chunks, of_chunk, chunks), plain, x, dy)
 
 
+def sum_over_positions(dy: jax.Array) -> jax.Array:
+    """(O,): dy (N, P, Q, O) summed over the batch and the image.
+
+    On CPU a product with ones: at 28x28x32 and batch 128 it takes 0.8 ms, the sum 6.7, in two steps 1.4.
+
+    >>> print(sum_over_positions(jnp.array([[[[1.0, 10.0]], [[2.0, 20.0]]]])))
+    [ 3. 30.]
+    """
+    if dy.dtype.itemsize < 4:
+        return _sum_over_positions(dy)
+    return _on_cpu(_product_with_ones, _sum_over_positions, dy)
+
+
+def _sum_over_positions(dy):
+    return dy.sum(axis=(0, 1, 2), dtype=jnp.promote_types(dy.dtype, jnp.float32)).astype(dy.dtype)
+
+
+def _product_with_ones(dy):
+    over_batch = jnp.ones(dy.shape[0], dy.dtype) @ dy.reshape(dy.shape[0], -1)
+    return over_batch.reshape(-1, dy.shape[3]).sum(axis=0)
+
+
 def _on_cpu(fast, plain, *arrays):
     return lax.platform_dependent(*arrays, cpu=fast, default=plain)
 
