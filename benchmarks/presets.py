@@ -1,8 +1,8 @@
 """What the presets reach: `python -m benchmarks.presets FOLDER [PRESET[:EPOCHS] ...]`, FOLDER with the IDX files.
 
 Each run is a process of its own, `jaxcnn train --preset`; its entry in the result replaces that of the same preset and
-epochs. Seconds are those of an epoch's training, the median over the epochs after the first, which compiles. `modern`
-was tuned on a validation split of Fashion-MNIST's training images; no preset was chosen by a test result.
+epochs. Seconds are those of an epoch's training, the median over the epochs after the first, which compiles.
+`benchmarks.held_out` compares values of a preset without the test images.
 """
 
 import json
@@ -20,7 +20,7 @@ import jax
 from jaxcnn import presets
 
 RESULT = Path(__file__).parent / "results" / "presets.json"
-RUNS = ("deeplearntoolbox:20", "lenet5", "bouvrie", "stochastic:1", "modern")
+RUNS = ("deeplearntoolbox:20", "deeplearntoolbox:100", "lenet5", "bouvrie", "stochastic", "modern")
 
 
 def entry(folder: Path) -> dict[str, Any]:
@@ -43,14 +43,22 @@ def entry(folder: Path) -> dict[str, Any]:
     }
 
 
-def record(folder: Path) -> dict[str, Any]:
-    """Put the entry of a run folder into the result, in the order of the presets."""
-    new = entry(folder)
-    old = json.loads(RESULT.read_text()) if RESULT.exists() else []
+def train(data: str | Path, run: str) -> dict[str, Any]:
+    """The entry of one run, "preset" or "preset:epochs", in a process of its own."""
+    name, _, epochs = run.partition(":")
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "jaxcnn", "train", "--preset", name, "--data", str(data)]
+        command += ["--out", f"{folder}/run", *(["--epochs", epochs] if epochs else [])]
+        subprocess.run(command, check=True)
+        return entry(Path(folder) / "run")
+
+
+def record(new: dict[str, Any], result: Path = RESULT) -> None:
+    """Put an entry into a result, in the order of the presets."""
+    old = json.loads(result.read_text()) if result.exists() else []
     entries = [other for other in old if (other["preset"], other["epochs"]) != (new["preset"], new["epochs"])]
     entries = sorted([*entries, new], key=lambda e: (list(presets.PRESETS).index(e["preset"]), e["epochs"]))
-    RESULT.write_text(json.dumps(entries, indent=2) + "\n")
-    return new
+    result.write_text(json.dumps(entries, indent=2) + "\n")
 
 
 def table(entries: list[dict[str, Any]]) -> str:
@@ -73,12 +81,9 @@ def table(entries: list[dict[str, Any]]) -> str:
 def main(data: str, *runs: str) -> None:
     """Train each preset and record what it reached."""
     for run in runs or RUNS:
-        name, _, epochs = run.partition(":")
-        with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "jaxcnn", "train", "--preset", name, "--data", data]
-            command += ["--out", f"{folder}/run", *(["--epochs", epochs] if epochs else [])]
-            subprocess.run(command, check=True)
-            print(record(Path(folder) / "run"))
+        new = train(data, run)
+        record(new)
+        print(new)
     print(table(json.loads(RESULT.read_text())))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import readme
+from benchmarks import held_out, readme
 from benchmarks.presets import table as presets_table
 from jaxcnn.bench import NETS
 from jaxcnn.presets import PRESETS
@@ -110,6 +110,8 @@ def test_the_presets_table_is_the_committed_measurement():
     entries = json.loads((ROOT / "benchmarks/results/presets.json").read_text())
     text = (ROOT / "docs/presets.md").read_text()
     assert f"<!-- benchmarks/presets.py -->\n{presets_table(entries)}\n<!-- end -->" in text
+    entries = json.loads((ROOT / "benchmarks/results/held_out.json").read_text())
+    assert f"<!-- benchmarks/held_out.py -->\n{held_out.table(entries)}\n<!-- end -->" in text
     for name in PRESETS:
         assert f"**{name}**" in text
 

@@ -27,9 +27,9 @@ def load_idx(folder: Path) -> Dataset:
     """
     arrays = {}
     for split, prefix in (("train", "train"), ("test", "t10k")):
-        images = read_idx(_find(folder, f"{prefix}-images-idx3-ubyte"), ndim=3)
+        images = read_idx(find_idx(folder, f"{prefix}-images-idx3-ubyte"), ndim=3)
         arrays[f"{split}_images"] = (images[..., None] / np.float32(255)).astype(np.float32)
-        arrays[f"{split}_labels"] = read_idx(_find(folder, f"{prefix}-labels-idx1-ubyte"), ndim=1).astype(np.int32)
+        arrays[f"{split}_labels"] = read_idx(find_idx(folder, f"{prefix}-labels-idx1-ubyte"), ndim=1).astype(np.int32)
     count = int(arrays["train_labels"].max(initial=0)) + 1
     if arrays["test_labels"].max(initial=0) >= count:
         raise InputError(
@@ -67,7 +67,12 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
-def _find(folder: Path, name: str) -> Path:
+def find_idx(folder: Path, name: str) -> Path:
+    """The file of this name in `folder`, or with `.gz` after it.
+
+    Raises:
+        InputError: there is neither.
+    """
     for path in (folder / name, folder / f"{name}.gz"):
         if path.is_file():
             return path

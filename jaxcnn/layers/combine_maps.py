@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from ..errors import InputError, check_count, check_floating, check_shape
 from ..geometry import Pair, pair
 from ..initializers import initialize
+from ..lowering import sum_over_positions
 from ..rule import with_rule
 from .base import Layer, parameter
 from .conv import conv2d_backward, conv2d_forward
@@ -83,7 +84,7 @@ def combine_maps_backward(residuals, dy):
     x, kernels, z, alpha = residuals
     check_shape("combine_maps_backward", "dy", dy, (*z.shape[:3], alpha.shape[1]))
     wide = jnp.promote_types(dy.dtype, jnp.float32)
-    dbias = dy.sum(axis=(0, 1, 2), dtype=wide).astype(dy.dtype)  # (4)
+    dbias = sum_over_positions(dy)  # (4)
     dalpha = jnp.einsum("npqi,npqj->ij", z, dy, preferred_element_type=wide)  # (5)
     dc = alpha * (dalpha - (dalpha * alpha).sum(axis=0))  # (6)
     dz = dy @ alpha.T  # (7)
