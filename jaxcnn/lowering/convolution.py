@@ -60,15 +60,14 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window, groups: int) ->
         return _on_cpu(partial(_gradient_by_shifted_products, window, groups), plain, x, dy)
     if groups > 1:
         return _on_cpu(partial(_gradient_group_by_group, window, groups), plain, x, dy)
-    chunks = _chunks(x.shape[0])
-    if chunks == 1 or x.dtype.itemsize < 4:  # sums of bfloat16 are left to one convolution, which adds in float32
+    if x.dtype.itemsize < 4:  # sums of bfloat16 are left to one convolution, which adds in float32
         return plain(x, dy)
     of_chunk, columns = plain, columns_to_fold_delta(window, O)
     if window.kernel == (1, 1) and not _pads(window):
         of_chunk = partial(_gradient_by_product, window)
     elif columns > 1:
         of_chunk = partial(_gradient_folded, window, columns)
-    return _on_cpu(partial(_sum_over_chunks, of_chunk, chunks), plain, x, dy)
+    return _on_cpu(partial(_sum_over_chunks, of_chunk, _chunks(x, dy)), plain, x, dy)
 
 
 def sum_over_positions(dy: jax.Array) -> jax.Array:
@@ -168,7 +167,9 @@ def _gradient_by_product(window, x, dy):
 
 
 def _sum_over_chunks(of_chunk, chunks, x, dy):
-    """Chunks of the batch so small that what is transposed stays in the cache: 20 to 30 % faster than at once."""
+    """Chunks of the batch so small that what is transposed stays in the cache: up to 40 % faster than at once."""
+    if chunks == 1:
+        return of_chunk(x, dy)
     chunked = tuple(a.reshape(chunks, -1, *a.shape[1:]) for a in (x, dy))
     shape = jax.eval_shape(of_chunk, x, dy)
     total, _ = lax.scan(lambda total, chunk: (total + of_chunk(*chunk), None), jnp.zeros(shape.shape, x.dtype), chunked)
@@ -208,6 +209,12 @@ def _pads(window):
     return any(map(any, window.padding))
 
 
-def _chunks(N):
-    """Into how many chunks of 8 to 16 samples a batch is cut; 1 if it is small or has no such divisor."""
+def _chunks(x, dy):
+    """Into how many chunks of 8 to 16 samples a batch is cut; 1 if there is no such divisor, or nothing to gain.
+
+    x and dy of 6 MiB or less are as fast at once, and each loop less saves a tenth of a second of compilation.
+    """
+    N = x.shape[0]
+    if x.nbytes + dy.nbytes <= 6 * 2**20:
+        return 1
     return next((N // size for size in range(16, 7, -1) if N % size == 0), 1)
