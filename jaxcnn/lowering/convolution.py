@@ -62,11 +62,10 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window, groups: int) ->
         return _on_cpu(partial(_gradient_group_by_group, window, groups), plain, x, dy)
     if x.dtype.itemsize < 4:  # sums of bfloat16 are left to one convolution, which adds in float32
         return plain(x, dy)
-    of_chunk, columns = plain, columns_to_fold_delta(window, O)
     if window.kernel == (1, 1) and not _pads(window):
-        of_chunk = partial(_gradient_by_product, window)
-    elif columns > 1:
-        of_chunk = partial(_gradient_folded, window, columns)
+        return _on_cpu(partial(_gradient_by_product, window), plain, x, dy)
+    columns = columns_to_fold_delta(window, O)
+    of_chunk = plain if columns == 1 else partial(_gradient_folded, window, columns)
     return _on_cpu(partial(_sum_over_chunks, of_chunk, _chunks(x, dy)), plain, x, dy)
 
 
