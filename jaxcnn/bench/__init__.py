@@ -40,7 +40,7 @@ def run(
         peer_names: of `PEERS`; those that are not installed are left out and named in "left_out".
         growth: measure how the time grows with channels and image size, too.
         exactness: measure the error of the gradients, too.
-        seconds: for each group of variants that take turns; three times that for the step at batch 128.
+        seconds: for each group of variants that take turns; twenty times that for the step at batch 128.
         report: called with what is measured next.
 
     Returns:

@@ -193,7 +193,7 @@ def steps(name: str, peers: dict[str, ModuleType], seconds: float, report: Calla
                 variants.append(step_variant("ours, default options", our_step, None, task)[0])
             variants += [scan_variant("ours, scanned", our_step, options, task), theirs]
             variants += peer_steps(peer_nets(peers, task), task)
-            for row in measure(variants, truth(task), precision.allowed, 3 * seconds):
+            for row in measure(variants, truth(task), precision.allowed, 20 * seconds):
                 yield {"table": "step", **about, "batch": BATCH, **row}
 
             report(f"{name}, {precision.name}: evaluation")
