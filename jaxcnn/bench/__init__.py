@@ -65,7 +65,7 @@ def run(
         if exactness:
             rows += numerics.numerics(name, report)
     if cases:
-        rows += operations.operations(cases, modules, seconds / 3, report)
+        rows += operations.operations(cases, modules, seconds, report)
     versions = {"jax": jax.__version__, "jaxlib": version("jaxlib"), "python": platform.python_version()}
     for module in modules.values():
         versions |= module.VERSIONS
