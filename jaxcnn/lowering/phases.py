@@ -1,13 +1,13 @@
-r"""The correlation of a spread input as one of the input: no product with most of the zeros that the spread puts between.
+r"""The correlation of a spread input as one of the input: without most of the zeros that the spread puts in between.
 
 Along a row, the input X is x spread by r, so that X[rj] = x[j], with l zeros in front:
 
 (1)  y[q]      = sum_u X[q + u - l] w[u]
 (2)  y[rJ + t] = sum_k x~[J + k] w[rk + l - t]      w is 0 beyond its taps
 
-The r phases t become channels of a pixel J, in rows and columns. The taps of (2) for all t are w between zeros, cut into
-pieces of r, each read backwards. Where taps stand at a distance, w has zeros between them, too. With 3x3 taps and r = 2 a
-block of 2x2 of y needs 9 products, not 36; 16 are made.
+The r phases t become channels of a pixel J, in rows and columns. The taps of (2) for all t are w between zeros, cut
+into pieces of r, each read backwards. Where taps stand at a distance, w has zeros between them, too. With 3x3 taps and
+r = 2 a block of 2x2 of y needs 9 products, not 36; 16 are made.
 """
 
 import jax
@@ -21,8 +21,8 @@ from .program import LABELS
 def correlate_by_phases(window: Window, x: jax.Array, weight: jax.Array) -> jax.Array:
     """x (N, H, W, I), spread and zero-padded, correlated with weight (U, V, I, O): (N, P, Q, O). The stride must be 1.
 
-    2 cores, batch 128, dx with stride 2, milliseconds (the zeros multiplied too): from 16x16x32 to 32x32x16 3x3 5.9 (17),
-    5x5 10 (68), from 8x8x64 to 16x16x32 3x3 5.1 (6.3).
+    2 cores, batch 128, dx with stride 2, milliseconds (the zeros multiplied too): from 16x16x32 to 32x32x16 3x3 5.9
+    (17), 5x5 10 (68), from 8x8x64 to 16x16x32 3x3 5.1 (6.3).
     """
     N, H, W, I = x.shape
     (r, c), (P, Q), O = window.spread, window.output, weight.shape[3]
