@@ -20,7 +20,7 @@ import jax
 from jaxcnn import presets
 
 RESULT = Path(__file__).parent / "results" / "presets.json"
-RUNS = ("deeplearntoolbox:20", "deeplearntoolbox:100", "lenet5", "bouvrie", "stochastic:5", "modern")
+RUNS = ("deeplearntoolbox:20", "deeplearntoolbox:100", "lenet5", "bouvrie", "stochastic:1", "modern")
 
 
 def entry(folder: Path) -> dict[str, Any]:
