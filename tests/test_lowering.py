@@ -9,6 +9,7 @@ import pytest
 
 from jaxcnn import Conv2d, Dense, Flatten, MaxPool2d, ReLU, Sequential, SoftmaxCrossEntropy, compiler_options, lowering
 from jaxcnn.geometry import resolve
+from jaxcnn.layers.conv import conv2d_backward
 from jaxcnn.lowering import LABELS, program
 from jaxcnn.lowering.fold import Fold
 from jaxcnn.lowering.phases import correlate_by_phases
@@ -144,6 +145,17 @@ def test_what_is_materialized_is_not_fused_away():
     if jax.default_backend() == "cpu":
         assert 'inlineable="false"' in kept
     assert 'inlineable="false"' not in fused
+
+
+def test_the_gradient_of_a_kernel_is_computed_before_dx_so_that_x_can_be_given_back():
+    """In the compiled schedule on CPU; elsewhere XLA may choose. Seen by its kernel, which is dy, of 8x7 pixels."""
+    x, weight, dy = jnp.ones((4, 8, 7, 32)), jnp.ones((3, 3, 32, 64)), jnp.ones((4, 8, 7, 64))
+    backward = jax.jit(partial(conv2d_backward, padding=1), compiler_options=compiler_options())
+    compiled = backward.lower((x, weight, None), dy).compile().as_text()
+    windows = [line.split("window={size=")[1].split()[0] for line in compiled.splitlines() if " convolution(" in line]
+    assert len(windows) == 2
+    if jax.default_backend() == "cpu":
+        assert windows == ["8x7", "3x3"]
 
 
 def test_no_select_and_scatter_no_odd_labels_and_no_second_copy_in_a_training_step():

@@ -65,8 +65,8 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window, groups: int) ->
     if window.kernel == (1, 1) and not _pads(window):
         return _on_cpu(partial(_gradient_by_product, window), plain, x, dy)
     columns = columns_to_fold_delta(window, O)
-    of_chunk = plain if columns == 1 else partial(_gradient_folded, window, columns)
-    return _on_cpu(partial(_sum_over_chunks, of_chunk, _chunks(x, dy)), plain, x, dy)
+    fast = partial(_sum_over_chunks, plain) if columns == 1 else partial(_gradient_folded, window, columns)
+    return _on_cpu(fast, plain, x, dy)
 
 
 def sum_over_positions(dy: jax.Array) -> jax.Array:
@@ -157,7 +157,11 @@ def _gradient_by_convolution(window, groups, x, dy):
 
 def _gradient_folded(window, columns, x, dy):
     fold = Fold(window, columns)
-    return fold.kernel_gradient(_gradient_by_convolution(fold.window, 1, fold.image(x), fold.delta(dy)))
+
+    def of_chunk(x, dy):
+        return _gradient_by_convolution(fold.window, 1, fold.image(x), fold.delta(dy))
+
+    return fold.kernel_gradient(_sum_over_chunks(of_chunk, x, dy))
 
 
 def _gradient_by_product(window, x, dy):
@@ -165,8 +169,9 @@ def _gradient_by_product(window, x, dy):
     return jnp.einsum("npqi,npqo->io", x[:, ::s, ::t][:, :p, :q], dy)[None, None]
 
 
-def _sum_over_chunks(of_chunk, chunks, x, dy):
+def _sum_over_chunks(of_chunk, x, dy):
     """Chunks of the batch so small that what is transposed stays in the cache: up to 40 % faster than at once."""
+    chunks = _chunks(x, dy)
     if chunks == 1:
         return of_chunk(x, dy)
     chunked = tuple(a.reshape(chunks, -1, *a.shape[1:]) for a in (x, dy))

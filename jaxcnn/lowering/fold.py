@@ -8,17 +8,18 @@ Take A = sT columns of x~ together as one pixel with A times the channels, and T
 of (1) repeats from block to block, and the blocks are correlated with stride 1:
 
 (2)  y'[j, t] = sum_{b,a} x'[j + b, a] w'[b, a, t]      q = jT + t,  x'[j, a] = x~[jA + a]
-(3)  w'[b, a, t] = w[u]  where  bA + a = ts + ud,  else 0
-(4)  dw[u]       = sum_t dw'[b, a, t]  where  bA + a = ts + ud
+(3)  w'[b, a, t] = sum_u S[u, b, a, t] w[u]              S = 1 where bA + a = ts + ud, else 0
+(4)  dw[u]       = sum_{b,a,t} S[u, b, a, t] dw'[b, a, t]
 
 Three channels fold to twelve and fill the vector unit. The price is the zeros of w'; because of them an infinity in x
-makes NaN of its whole block of y.
+makes NaN of its whole block of y, and one in w of all of w'.
 """
 
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ..geometry import Window
@@ -61,26 +62,21 @@ class Fold:
 
     def kernel(self, weight: jax.Array) -> jax.Array:
         """(3): w' (U, blocks, A I, T O) of the weight (U, V, I, O)."""
-        U, V, I, O = weight.shape
-        s, d, (taps, _), A = self.original.stride[1], self.original.dilation[1], self._blocks, self._inputs
-        extent = d * (V - 1) + 1
-        shifted = [
-            lax.pad(
-                weight,
-                jnp.zeros((), weight.dtype),
-                ((0, 0, 0), (t * s, taps * A - t * s - extent, d - 1), (0, 0, 0), (0, 0, 0)),
-            )
-            for t in range(self.columns)
-        ]
-        return jnp.stack(shifted, axis=3).reshape(U, taps, A * I, self.columns * O)
+        U, _, I, O = weight.shape
+        folded = jnp.einsum("vbat,uvio->ubaito", self._places(weight.dtype), weight)
+        return folded.reshape(U, -1, self._inputs * I, self.columns * O)
 
     def kernel_gradient(self, dweight: jax.Array) -> jax.Array:
         """(4): dw (U, V, I, O) of dw' (U, blocks, A I, T O)."""
-        U, V = self.original.kernel
-        s, d, T = self.original.stride[1], self.original.dilation[1], self.columns
-        channels, maps = dweight.shape[2] // self._inputs, dweight.shape[3] // T
-        of = dweight.reshape(U, -1, channels, T, maps)
-        return jnp.stack([sum(of[:, t * s + v * d, :, t] for t in range(T)) for v in range(V)], axis=1)
+        U, blocks, A, T = *dweight.shape[:2], self._inputs, self.columns
+        unfolded = dweight.reshape(U, blocks, A, dweight.shape[2] // A, T, dweight.shape[3] // T)
+        return jnp.einsum("vbat,ubaito->uvio", self._places(dweight.dtype), unfolded)
+
+    def _places(self, dtype):
+        """S."""
+        (blocks, _), s, d = self._blocks, self.original.stride[1], self.original.dilation[1]
+        u, b, a, t = np.ogrid[: self.original.kernel[1], :blocks, : self._inputs, : self.columns]
+        return jnp.asarray(b * self._inputs + a == t * s + u * d, dtype)
 
     def delta(self, dy: jax.Array) -> jax.Array:
         """dy' (N, P, Q', T O) of dy (N, P, Q, O), the opposite of `result`."""

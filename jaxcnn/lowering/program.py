@@ -9,22 +9,23 @@ from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
 
-def materialized(x: jax.Array) -> jax.Array:
-    """x itself, computed once and kept in memory, on CPU; a no-operation elsewhere.
+def materialized(*arrays: Any) -> Any:
+    """The arrays themselves, kept in memory once all of them are computed, on CPU; a no-operation elsewhere.
 
-    XLA on CPU fuses what leads to x into every consumer and computes it again there, whole layers inside a transpose;
-    it removes `lax.optimization_barrier` before it does so. The boundary of a function that it may not inline stays.
-    On 2 cores the step of cnn28, batch 128, took 88 ms without these boundaries and 55 ms with them.
+    XLA on CPU fuses what leads to an array into every consumer and computes it again there, whole layers inside a
+    transpose; it removes `lax.optimization_barrier` before it does so. The boundary of a function that it may not
+    inline stays. On 2 cores the step of cnn28, batch 128, took 88 ms without these boundaries and 55 ms with them.
 
     >>> print(materialized(jax.numpy.arange(3.0)))
     [0. 1. 2.]
     """
-    return lax.platform_dependent(x, cpu=_kept, default=lambda x: x)
+    kept = lax.platform_dependent(*arrays, cpu=_kept, default=lambda *arrays: arrays)
+    return kept if len(arrays) > 1 else kept[0]
 
 
-def _kept(x):
+def _kept(*arrays):
     with set_xla_metadata(inlineable="false"):
-        return jax.jit(lambda x: x)(x)
+        return jax.jit(lambda *arrays: arrays)(*arrays)
 
 
 LABELS = ("NHWC", "HWIO", "NHWC")  # of every convolution: XLA on CPU runs others as a naive loop inside a scan
