@@ -48,6 +48,7 @@ def _rot180(weight, groups):
     ("name", "kernel", "in_channels", "out_channels", "groups"),
     [
         ("folded", (3, 2), 3, 5, 1),
+        ("few maps", (3, 2), 2, 8, 1),
         ("folded back", (2, 3), 20, 3, 1),
         ("a product", (1, 1), 3, 2, 1),
         ("depthwise", (3, 2), 4, 4, 4),

@@ -64,6 +64,8 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window, groups: int) ->
         return plain(x, dy)
     if window.kernel == (1, 1) and not _pads(window):
         return _on_cpu(partial(_gradient_by_product, window), plain, x, dy)
+    if 2 * window.kernel[1] * I <= O:
+        return _on_cpu(partial(_gradient_of_few_maps, window), plain, x, dy)
     columns = columns_to_fold_delta(window, O)
     fast = partial(_sum_over_chunks, plain) if columns == 1 else partial(_gradient_folded, window, columns)
     return _on_cpu(fast, plain, x, dy)
@@ -153,6 +155,27 @@ def _gradient_by_convolution(window, groups, x, dy):
         batch_group_count=groups,
         dimension_numbers=LABELS,
     ).transpose(1, 2, 0, 3)
+
+
+def _gradient_of_few_maps(window, x, dy):
+    """One convolution with dy as it lies for its kernel: N is its height, P its width, and the columns are channels.
+
+    Only x is transposed, once for each column of the kernel. 2 cores, batch 128, milliseconds (otherwise): 28x28x1 to
+    32, 3x3 2.0 (3.7), 32x32x3 to 32, 3x3 5.8 (7.5), 28x28x1 to 20, 5x5 2.7 (3.2); for 16x16x32 to 64, 3x3 26 (19).
+    """
+    (U, V), (N, H, _, I), (_, _, Q, O) = window.kernel, x.shape, dy.shape
+    (s, t), (d, e) = window.stride, window.dilation
+    padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (0, 0, 0), (*window.padding[1], 0), (0, 0, 0)))
+    seen = [padded[:, :, v * e : v * e + (Q - 1) * t + 1 : t].transpose(3, 0, 1, 2) for v in range(V)]
+    dweight = lax.conv_general_dilated(
+        materialized(jnp.stack(seen).reshape(V * I, N, H, Q)),
+        dy,
+        (1, d),
+        ((0, 0), window.dweight_padding[0]),
+        rhs_dilation=(1, s),
+        dimension_numbers=LABELS,
+    )
+    return dweight.reshape(V, I, U, O).transpose(2, 0, 1, 3)
 
 
 def _gradient_folded(window, columns, x, dy):
