@@ -13,7 +13,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 def tables() -> Iterator[tuple[str, str, str]]:
     """Each document's name, the command of the mark, and what must stand between this mark and `<!-- end -->`."""
     steps, operations = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("steps", "operations"))
-    beside = [row for row in steps["rows"] if row["table"] in ("numerics", "growth")]
+    beside = [row for row in steps["rows"] if row["table"] not in ("step", "evaluation")]
     yield "README.md", "jaxcnn bench", bench.markdown(steps)
     yield "README.zh-CN.md", "jaxcnn bench", bench.markdown(steps)
     yield "docs/speed.md", "jaxcnn bench --numerics --growth", _block(bench.text(steps | {"rows": beside}))

@@ -73,10 +73,9 @@ def test_a_step_is_checked_by_the_program_that_is_timed_and_a_wrong_one_has_no_t
         good = nets.our_step(network, params, x, labels, rate)
         return good | {"dense1": {**good["dense1"], "bias": params["dense1"]["bias"]}}
 
-    ours, seconds = nets.step_variant("ours", nets.our_step, None, task)
-    wrong, _ = nets.step_variant("wrong", wrong_step, None, task)
+    ours = nets.step_variant("ours", nets.our_step, None, task)
+    wrong = nets.step_variant("wrong", wrong_step, None, task)
     scanned = nets.scan_variant("ours, scanned", nets.our_step, None, task)
-    assert seconds > 0
     right, refused, epoch = timing.measure([ours, wrong, scanned], truth, 1e-4, seconds=0.05)
     assert right["error"] < 1e-6
     assert right["ratio"] == 1.0
@@ -85,6 +84,16 @@ def test_a_step_is_checked_by_the_program_that_is_timed_and_a_wrong_one_has_no_t
     assert set(refused) == {"variant", "error"}
     assert epoch["error"] < 1e-6
     assert epoch["ratio"] == pytest.approx(right["milliseconds"] / epoch["milliseconds"])
+
+
+def test_compilation_and_memory_are_those_of_both_steps(task):
+    """Either step has room for the first convolution's output at least, 3 maps for the input's 2."""
+    rows = list(nets.compilation(task))
+    assert [(row["table"], row["variant"]) for row in rows] == [
+        (table, variant) for table in ("compile", "memory") for variant in ("ours", "jax.grad")
+    ]
+    assert all(row["seconds"] > 0 for row in rows[:2])
+    assert all(row["bytes"] >= task.x.nbytes * 3 // 2 for row in rows[2:])
 
 
 def test_what_is_not_finite_or_has_another_shape_is_infinitely_wrong():

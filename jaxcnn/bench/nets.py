@@ -27,7 +27,7 @@ from .timing import Row, Variant, compiled, measure, waiting
 
 NETS = ("lenet28", "cnn28", "vgg32", "resnet32")
 BATCH, OTHER_BATCHES, GROWTH_BATCH = 128, (1, 32, 512), 32
-RATE, STEPS, CHUNK = 0.01, 4, 32
+RATE, STEPS, CHUNK, COMPILATIONS = 0.01, 4, 32, 3
 LOSS = SoftmaxCrossEntropy()
 
 
@@ -115,18 +115,18 @@ def autodiff_step(network: Layer, params: Params, x, labels, rate):
     return _descend(params, jax.grad(partial(plain.loss, network))(params, x, labels), rate)
 
 
-def step_variant(name: str, step: Callable, options: dict | None, task: Task) -> tuple[Variant, float]:
-    """The compiled step as a variant, and the seconds of its compilation.
+def step_variant(name: str, step: Callable, options: dict | None, task: Task) -> Variant:
+    """The compiled step as a variant.
 
     The very program that is timed is checked: with a rate of 2^20 the old parameters vanish beside the gradient.
     """
     args = (task.params, task.x, task.labels)
-    program, seconds = compiled(partial(step, task.network), options, *args, _rate(task, RATE))
+    program, _ = _compiled_step(step, options, task)
 
     def answer():
         return _gradient(task, program(*args, _rate(task, 2.0**20)))
 
-    return Variant(name, waiting(program, *args, _rate(task, RATE)), answer), seconds
+    return Variant(name, waiting(program, *args, _rate(task, RATE)), answer)
 
 
 def scan_variant(name: str, step: Callable, options: dict | None, task: Task) -> Variant:
@@ -173,7 +173,7 @@ def peer_steps(nets: dict[str, tuple[Any, bool]], task: Task) -> list[Variant]:
 
 
 def steps(name: str, peers: dict[str, ModuleType], seconds: float, report: Callable[[str], None]) -> Iterator[Row]:
-    """The rows of one network: "step" at batch 128 and others, "evaluation", "compile" and "residuals"."""
+    """The rows of one network: "step" at batch 128 and others, "evaluation", "compile", "memory", "residuals"."""
     network, in_shape = find(name)
     yield from residuals(name, network, in_shape)
     truth = gradient_in_float64(network)
@@ -183,15 +183,13 @@ def steps(name: str, peers: dict[str, ModuleType], seconds: float, report: Calla
             report(f"{name}, {precision.name}: step")
             task = Task.draw(network, in_shape, BATCH, precision)
             options = compiler_options()
-            compiled(lambda x: x + 1, options, 0.0)  # what the first compilation pays alone
-            ours, our_seconds = step_variant("ours", our_step, options, task)
-            theirs, their_seconds = step_variant("jax.grad", autodiff_step, None, task)
-            for variant, taken in (("ours", our_seconds), ("jax.grad", their_seconds)):
-                yield {"table": "compile", **about, "variant": variant, "seconds": taken}
-            variants = [ours]
+            for row in compilation(task):
+                yield {**row, **about}
+            variants = [step_variant("ours", our_step, options, task)]
             if options:
-                variants.append(step_variant("ours, default options", our_step, None, task)[0])
-            variants += [scan_variant("ours, scanned", our_step, options, task), theirs]
+                variants.append(step_variant("ours, default options", our_step, None, task))
+            variants.append(scan_variant("ours, scanned", our_step, options, task))
+            variants.append(step_variant("jax.grad", autodiff_step, None, task))
             variants += peer_steps(peer_nets(peers, task), task)
             for row in measure(variants, truth(task), precision.allowed, 20 * seconds):
                 yield {"table": "step", **about, "batch": BATCH, **row}
@@ -204,12 +202,35 @@ def steps(name: str, peers: dict[str, ModuleType], seconds: float, report: Calla
                 other = Task.draw(network, in_shape, batch, precision)
                 only = {peer: peers[peer] for peer in peers if peer == "torch"}
                 variants = [
-                    step_variant("ours", our_step, options, other)[0],
-                    step_variant("jax.grad", autodiff_step, None, other)[0],
+                    step_variant("ours", our_step, options, other),
+                    step_variant("jax.grad", autodiff_step, None, other),
                     *peer_steps(peer_nets(only, other), other),
                 ]
                 for row in measure(variants, truth(other), precision.allowed, seconds):
                     yield {"table": "step", **about, "batch": batch, **row}
+
+
+def compilation(task: Task) -> Iterator[Row]:
+    """Rows "compile", seconds from nothing traced to a step that can run, and "memory", what it needs for itself.
+
+    The seconds are medians of `COMPILATIONS`, in turns. The bytes are those besides arguments and results, where the
+    platform tells them.
+    """
+    steps = {"ours": (our_step, compiler_options()), "jax.grad": (autodiff_step, None)}
+    seconds: dict[str, list[float]] = {variant: [] for variant in steps}
+    bytes_needed = {}
+    compiled(lambda x: x + 1, compiler_options(), 0.0)  # what the first compilation pays alone
+    for _ in range(COMPILATIONS):
+        for variant, (step, options) in steps.items():
+            jax.clear_caches()
+            program, taken = _compiled_step(step, options, task)
+            seconds[variant].append(taken)
+            if analysis := program.memory_analysis():
+                bytes_needed[variant] = analysis.temp_size_in_bytes
+    for variant in steps:
+        yield {"table": "compile", "variant": variant, "seconds": float(np.median(seconds[variant]))}
+    for variant, count in bytes_needed.items():
+        yield {"table": "memory", "variant": variant, "bytes": count}
 
 
 def evaluation(task: Task, nets: dict[str, tuple[Any, bool]], seconds: float) -> list[Row]:
@@ -257,8 +278,8 @@ def growth(name: str, seconds: float, report: Callable[[str], None]) -> Iterator
             report(f"{name}: growth, {change}")
             task = Task.draw(grown, in_shape, GROWTH_BATCH, precision)
             variants = [
-                step_variant("ours", our_step, compiler_options(), task)[0],
-                step_variant("jax.grad", autodiff_step, None, task)[0],
+                step_variant("ours", our_step, compiler_options(), task),
+                step_variant("jax.grad", autodiff_step, None, task),
             ]
             about = {"net": name, "precision": precision.name, "batch": GROWTH_BATCH, "change": change}
             work = {"multiply_adds": grown.multiply_adds(in_shape)}
@@ -277,6 +298,10 @@ def _wider(layer):
 
 def _descend(params, grads, rate):
     return jax.tree.map(lambda w, g: w - rate * g, params, grads)
+
+
+def _compiled_step(step, options, task):
+    return compiled(partial(step, task.network), options, task.params, task.x, task.labels, _rate(task, RATE))
 
 
 def _rate(task, rate):

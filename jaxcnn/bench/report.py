@@ -140,6 +140,7 @@ _TABLES = {
     "step": ("one SGD step", _timings),
     "evaluation": ("the forward pass alone", _timings),
     "compile": ("compilation of the step", _against_ours("seconds", "{:.2f}".format)),
+    "memory": ("bytes that the step needs besides its arguments and results", _against_ours("bytes", "{:,}".format)),
     "residuals": ("bytes kept from forward to backward", _against_ours("bytes", "{:,}".format)),
     "numerics": (
         "error of the gradient with float64's decisions, relative in the L2 norm",
