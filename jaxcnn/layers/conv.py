@@ -87,7 +87,7 @@ def conv2d_backward(residuals, dy, *, stride=1, padding=0, dilation=1, groups=1)
 
     dbias = None if bias is None else sum_over_positions(dy)  # (2)
     dweight = kernel_gradient(x, dy, window, groups)  # (3)
-    dy, dweight = materialized(dy, dweight)  # before dx: the step of vgg32 needs 25 MiB of memory in place of 33
+    dy, dweight = materialized(dy, dweight)  # before dx: what lies in x is given back, 3 of 33 MiB in vgg32
     dx = correlate(dy, _rot180(weight, groups), window.backward, groups)  # (4)
     return dx, dweight, dbias
 
