@@ -216,18 +216,18 @@ def compilation(task: Task) -> Iterator[Row]:
     The seconds are medians of `COMPILATIONS`, in turns. The bytes are those besides arguments and results, where the
     platform tells them.
     """
-    steps = {"ours": (our_step, compiler_options()), "jax.grad": (autodiff_step, None)}
-    seconds: dict[str, list[float]] = {variant: [] for variant in steps}
+    variants = {"ours": (our_step, compiler_options()), "jax.grad": (autodiff_step, None)}
+    seconds: dict[str, list[float]] = {variant: [] for variant in variants}
     bytes_needed = {}
     compiled(lambda x: x + 1, compiler_options(), 0.0)  # what the first compilation pays alone
     for _ in range(COMPILATIONS):
-        for variant, (step, options) in steps.items():
+        for variant, (step, options) in variants.items():
             jax.clear_caches()
             program, taken = _compiled_step(step, options, task)
             seconds[variant].append(taken)
             if analysis := program.memory_analysis():
                 bytes_needed[variant] = analysis.temp_size_in_bytes
-    for variant in steps:
+    for variant in variants:
         yield {"table": "compile", "variant": variant, "seconds": float(np.median(seconds[variant]))}
     for variant, count in bytes_needed.items():
         yield {"table": "memory", "variant": variant, "bytes": count}

@@ -165,7 +165,7 @@ def _gradient_of_few_maps(window, x, dy):
     """
     (U, V), (N, H, _, I), (_, _, Q, O) = window.kernel, x.shape, dy.shape
     (s, t), (d, e) = window.stride, window.dilation
-    padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (0, 0, 0), (*window.padding[1], 0), (0, 0, 0)))
+    padded = jnp.pad(x, ((0, 0), (0, 0), window.padding[1], (0, 0)))
     seen = [padded[:, :, v * e : v * e + (Q - 1) * t + 1 : t].transpose(3, 0, 1, 2) for v in range(V)]
     dweight = lax.conv_general_dilated(
         materialized(jnp.stack(seen).reshape(V * I, N, H, Q)),
