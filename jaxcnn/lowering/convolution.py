@@ -8,11 +8,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ..geometry import Window
+from . import onednn
 from .fold import Fold, columns_to_fold, columns_to_fold_delta
-from .phases import correlate_by_phases
+from .phases import Phases
 from .program import LABELS, materialized
 
 
@@ -30,6 +32,8 @@ def correlate(x: jax.Array, weight: jax.Array, window: Window, groups: int) -> j
     """
     I, O = x.shape[3], weight.shape[3]
     plain = partial(_convolution, window, groups)
+    if window.spread == (1, 1) and onednn.takes(x, weight, padding=window.padding):
+        return _on_cpu(partial(_by_onednn, window, groups), plain, x, weight)
     if groups > 1 and groups in (I, O):
         return _on_cpu(partial(_shifted_products, window, groups), plain, x, weight)
     if groups > 1:
@@ -37,7 +41,7 @@ def correlate(x: jax.Array, weight: jax.Array, window: Window, groups: int) -> j
     if window.kernel == (1, 1) and (window.stride == (1, 1) or not _pads(window)):
         return _on_cpu(partial(_product, window), plain, x, weight)
     if window.spread != (1, 1) and window.stride == (1, 1):
-        return _on_cpu(partial(correlate_by_phases, window), plain, x, weight)
+        return _on_cpu(partial(_by_phases, window), plain, x, weight)
     columns = columns_to_fold(window, I, O)
     return plain(x, weight) if columns == 1 else _on_cpu(partial(_folded, window, columns), plain, x, weight)
 
@@ -64,7 +68,9 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window, groups: int) ->
         return plain(x, dy)
     if window.kernel == (1, 1) and not _pads(window):
         return _on_cpu(partial(_gradient_by_product, window), plain, x, dy)
-    if 2 * window.kernel[1] * I <= O:
+    if I >= 6 and onednn.takes(x, dy):
+        return _on_cpu(partial(_sum_over_chunks, partial(_gradient_in_volume, window)), plain, x, dy)
+    if window.kernel[1] * I <= O:
         return _on_cpu(partial(_gradient_of_few_maps, window), plain, x, dy)
     columns = columns_to_fold_delta(window, O)
     fast = partial(_sum_over_chunks, plain) if columns == 1 else partial(_gradient_folded, window, columns)
@@ -81,7 +87,8 @@ def sum_over_positions(dy: jax.Array) -> jax.Array:
     """
     if dy.dtype.itemsize < 4:
         return _sum_over_positions(dy)
-    return _on_cpu(_product_with_ones, _sum_over_positions, dy)
+    by_product = _product_with_ones_by_onednn if onednn.takes(dy) else _product_with_ones
+    return _on_cpu(by_product, _sum_over_positions, dy)
 
 
 def _sum_over_positions(dy):
@@ -91,6 +98,11 @@ def _sum_over_positions(dy):
 def _product_with_ones(dy):
     over_batch = jnp.ones(dy.shape[0], dy.dtype) @ dy.reshape(dy.shape[0], -1)
     return over_batch.reshape(-1, dy.shape[3]).sum(axis=0)
+
+
+def _product_with_ones_by_onednn(dy):
+    positions = dy.reshape(-1, dy.shape[3])
+    return onednn.product_of_transposed(jnp.ones((positions.shape[0], 1), dy.dtype), positions)[0]
 
 
 def _on_cpu(fast, plain, *arrays):
@@ -113,6 +125,23 @@ def _convolution(window, groups, x, weight):
 def _folded(window, columns, x, weight):
     fold = Fold(window, columns)
     return fold.result(_convolution(fold.window, 1, fold.image(x), fold.kernel(weight)))
+
+
+def _by_onednn(window, groups, x, weight):
+    return onednn.convolution(
+        x,
+        weight,
+        strides=window.stride,
+        padding=window.padding,
+        dilation=window.dilation,
+        groups=groups,
+        labels=LABELS,
+    )
+
+
+def _by_phases(window, x, weight):
+    phases = Phases(window)
+    return phases.result(correlate(x, phases.kernel(weight), phases.window, 1))
 
 
 def _product(window, x, weight):
@@ -187,9 +216,28 @@ def _gradient_folded(window, columns, x, dy):
     return fold.kernel_gradient(_sum_over_chunks(of_chunk, x, dy))
 
 
+def _gradient_in_volume(window, x, dy):
+    """By oneDNN: x as one volume (H, W, I) with N channels, correlated with dy as a kernel (P, Q, 1).
+
+    So its innermost product has I rows, as many as there are input maps, in place of V, the few columns of the kernel.
+    """
+    before, behind = zip(*window.dweight_padding, strict=True)
+    seen = x[:, : x.shape[1] + min(behind[0], 0), : x.shape[2] + min(behind[1], 0)]
+    return onednn.convolution(
+        seen.transpose(1, 2, 3, 0)[None],
+        dy[:, :, :, None],
+        strides=(*window.dilation, 1),
+        padding=(*zip(before, np.maximum(behind, 0).tolist(), strict=True), (0, 0)),
+        dilation=(*window.stride, 1),
+        groups=1,
+        labels=("NDHWC", "IDHWO", "NDHWC"),
+    )[0]
+
+
 def _gradient_by_product(window, x, dy):
     (s, t), (p, q) = window.stride, window.output
-    return jnp.einsum("npqi,npqo->io", x[:, ::s, ::t][:, :p, :q], dy)[None, None]
+    x, dy = x[:, ::s, ::t][:, :p, :q].reshape(-1, x.shape[3]), dy.reshape(-1, dy.shape[3])
+    return (onednn.product_of_transposed(x, dy) if onednn.takes(x, dy) else x.T @ dy)[None, None]
 
 
 def _sum_over_chunks(of_chunk, x, dy):

@@ -10,41 +10,71 @@ into pieces of r, each read backwards. Where taps stand at a distance, w has zer
 r = 2 a block of 2x2 of y needs 9 products, not 36; 16 are made.
 """
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from ..geometry import Window
-from .program import LABELS
 
 
-def correlate_by_phases(window: Window, x: jax.Array, weight: jax.Array) -> jax.Array:
-    """x (N, H, W, I), spread and zero-padded, correlated with weight (U, V, I, O): (N, P, Q, O). The stride must be 1.
+@dataclass(frozen=True)
+class Phases:
+    """The correlation of `original`, whose x is spread and whose stride is 1, as one of x itself.
 
     2 cores, batch 128, dx with stride 2, milliseconds (the zeros multiplied too): from 16x16x32 to 32x32x16 3x3 5.9
     (17), 5x5 10 (68), from 8x8x64 to 16x16x32 3x3 5.1 (6.3).
+
+    >>> from jaxcnn.geometry import resolve
+    >>> Phases(resolve("conv2d", (32, 32), (3, 3), stride=2, padding=1).backward).window.kernel
+    (2, 2)
     """
-    N, H, W, I = x.shape
-    (r, c), (P, Q), O = window.spread, window.output, weight.shape[3]
-    height, width = -(-P // r), -(-Q // c)
-    (rows, top), (columns, left) = _pieces(window, 0), _pieces(window, 1)
-    pieces = lax.pad(weight, jnp.zeros((), weight.dtype), (rows, columns, (0, 0, 0), (0, 0, 0)))
-    K, L = pieces.shape[0] // r, pieces.shape[1] // c
-    phases = pieces.reshape(K, r, L, c, I, O)[:, ::-1, :, ::-1].transpose(0, 2, 4, 1, 3, 5)
-    y = lax.conv_general_dilated(
-        x,
-        phases.reshape(K, L, I, r * c * O),
-        (1, 1),
-        ((-top, height - 1 + top + K - H), (-left, width - 1 + left + L - W)),
-        dimension_numbers=LABELS,
-    )
-    y = y.reshape(N, height, width, r, c, O).swapaxes(2, 3).reshape(N, height * r, width * c, O)
-    return y[:, :P, :Q]
 
+    original: Window
 
-def _pieces(window, axis):
-    """How an axis of w is padded, before, behind and between the taps, and the first k of (2)."""
-    r, l, d = window.spread[axis], window.padding[axis][0], window.dilation[axis]
-    before = r - 1 - l % r
-    extent = d * (window.kernel[axis] - 1) + 1
-    return (before, -(before + extent) % r, d - 1), -(l // r)
+    @property
+    def window(self) -> Window:
+        """The window of the phases: the taps of (2), neither spread nor distant."""
+        (taps, top), (others, left) = self._axes
+        (H, W), (height, width) = self.original.size, self._pixels
+        padding = (-top, height - 1 + top + taps - H), (-left, width - 1 + left + others - W)
+        return Window((H, W), (taps, others), (1, 1), padding, (1, 1))
+
+    def kernel(self, weight: jax.Array) -> jax.Array:
+        """The taps of (2) for all phases, (K, L, I, r c O), of the weight (U, V, I, O)."""
+        (r, c), (rows, columns) = self.original.spread, map(self._zeros, (0, 1))
+        pieces = lax.pad(weight, jnp.zeros((), weight.dtype), (rows, columns, (0, 0, 0), (0, 0, 0)))
+        K, L, (I, O) = pieces.shape[0] // r, pieces.shape[1] // c, weight.shape[2:]
+        phases = pieces.reshape(K, r, L, c, I, O)[:, ::-1, :, ::-1].transpose(0, 2, 4, 1, 3, 5)
+        return phases.reshape(K, L, I, r * c * O)
+
+    def result(self, y: jax.Array) -> jax.Array:
+        """y (N, P, Q, O) of the phases (N, P', Q', r c O)."""
+        (r, c), (P, Q), (N, height, width, channels) = self.original.spread, self.original.output, y.shape
+        y = y.reshape(N, height, width, r, c, -1).swapaxes(2, 3)
+        return y.reshape(N, height * r, width * c, channels // (r * c))[:, :P, :Q]
+
+    @property
+    def _pixels(self):
+        (r, c), (P, Q) = self.original.spread, self.original.output
+        return -(-P // r), -(-Q // c)
+
+    @property
+    def _axes(self):
+        """For rows and columns the number of taps of (2) and its first k."""
+        window = self.original
+
+        def axis(i):
+            before, behind, between = self._zeros(i)
+            taps = before + (between + 1) * (window.kernel[i] - 1) + 1 + behind
+            return taps // window.spread[i], -(window.padding[i][0] // window.spread[i])
+
+        return axis(0), axis(1)
+
+    def _zeros(self, axis):
+        """How many zeros stand before w, behind it and between its taps."""
+        r, l, d = self.original.spread[axis], self.original.padding[axis][0], self.original.dilation[axis]
+        before = r - 1 - l % r
+        extent = d * (self.original.kernel[axis] - 1) + 1
+        return before, -(before + extent) % r, d - 1
