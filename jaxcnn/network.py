@@ -276,7 +276,7 @@ def summary(network: Layer, in_shape: Shape, *, batch_size: int = 1) -> Summary:
     if not isinstance(network, Sequential):
         network = Sequential((network,))
     params = jax.eval_shape(lambda: network.init(jax.random.key(0), in_shape))
-    batch = jax.ShapeDtypeStruct((batch_size, *in_shape), float)
+    batch = jax.ShapeDtypeStruct((batch_size, *in_shape), jnp.result_type(float))
 
     def residuals_of(params, x):
         return network.forward(params, x, train=True, key=jax.random.key(0))[1]

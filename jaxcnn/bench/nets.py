@@ -257,7 +257,7 @@ def residuals(name: str, network: Layer, in_shape: Shape) -> Iterator[Row]:
     def kept(params, x):
         return jax.tree.leaves(jax.vjp(lambda params: plain.apply(network, params, x), params)[1])
 
-    jaxpr = jax.make_jaxpr(kept)(params, jax.ShapeDtypeStruct((BATCH, *in_shape), float)).jaxpr
+    jaxpr = jax.make_jaxpr(kept)(params, jax.ShapeDtypeStruct((BATCH, *in_shape), jnp.result_type(float))).jaxpr
     new = {var for var in jaxpr.outvars if not hasattr(var, "val")} - set(jaxpr.invars)  # a literal has a value
     theirs = sum(var.aval.size * var.aval.dtype.itemsize for var in new)
     for variant, count in (("ours", ours), ("jax.grad", theirs)):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 
 from ..errors import InputError
 
@@ -57,7 +58,7 @@ class Layer:
         def trace(x):
             return self.forward(self.init(jax.random.key(0), in_shape), x)[0]
 
-        return jax.eval_shape(trace, jax.ShapeDtypeStruct((1, *in_shape), float)).shape[1:]
+        return jax.eval_shape(trace, jax.ShapeDtypeStruct((1, *in_shape), jnp.result_type(float))).shape[1:]
 
     def parameter_count(self, params: Params) -> int:
         """How many numbers in `params`, arrays or their shapes, are learned: all of them by default."""

@@ -1,7 +1,7 @@
-"""The two kinds of correlation in a convolution layer, each in the formulation that XLA runs fastest.
+"""The two kinds of correlation in a convolution layer, each in the formulation that runs fastest.
 
-Every convolution is written with canonical labels: XLA on CPU runs others as a naive loop inside a scan. Elsewhere
-than on CPU both are one convolution.
+On CPU oneDNN computes what it takes; what is left to XLA is written for its routines, and every convolution with
+canonical labels, since XLA runs others as a naive loop inside a scan. Elsewhere than on CPU both are one convolution.
 """
 
 from functools import partial
@@ -80,7 +80,8 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window, groups: int) ->
 def sum_over_positions(dy: jax.Array) -> jax.Array:
     """(O,): dy (N, P, Q, O) summed over the batch and the image.
 
-    On CPU a product with ones: at 28x28x32 and batch 128 it takes 0.8 ms, the sum 6.7, in two steps 1.4.
+    On CPU a product with ones: at 28x28x32 and batch 128 it takes 0.8 ms, the sum 6.7, in two steps 1.4. By oneDNN it
+    is as fast and compiled in a third of the time.
 
     >>> print(sum_over_positions(jnp.array([[[[1.0, 10.0]], [[2.0, 20.0]]]])))
     [ 3. 30.]
@@ -220,6 +221,8 @@ def _gradient_in_volume(window, x, dy):
     """By oneDNN: x as one volume (H, W, I) with N channels, correlated with dy as a kernel (P, Q, 1).
 
     So its innermost product has I rows, as many as there are input maps, in place of V, the few columns of the kernel.
+    2 cores, batch 128, 3x3, milliseconds (otherwise; PyTorch): 32x32x16 to 16 12 (21; 6), 16x16x32 to 32 10 (14; 6),
+    8x8x64 to 64 7 (9; 6).
     """
     before, behind = zip(*window.dweight_padding, strict=True)
     seen = x[:, : x.shape[1] + min(behind[0], 0), : x.shape[2] + min(behind[1], 0)]

@@ -16,20 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
 import numpy as np
 from jax import lax
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jaxlib.version import __version__ as jaxlib_version
 
-JAXLIB = ("0.10.2",)  # tried with these
+JAXLIB = ("0.10.0", "0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.12.0", "0.12.0.1")  # tried with these
 
 
 def takes(*arrays: Any, padding: tuple = ()) -> bool:
     """Whether oneDNN computes with these arrays: float32, not empty, with zeros around an image and none cropped.
 
-    And if it may be called at all: a jaxlib of `JAXLIB`, Linux on an x86 with AVX2, one CPU device, no compilation cache
-    on disk.
+    And if it may be called at all: a jaxlib of `JAXLIB`, Linux on an x86 with AVX2, one CPU device, no compilation
+    cache on disk.
 
     >>> takes(np.ones((2, 3))), takes(np.ones((2, 3), np.float32), padding=((-1, 0), (0, 0)))
     (False, False)
@@ -42,15 +43,16 @@ def takes(*arrays: Any, padding: tuple = ()) -> bool:
 
 
 def convolution(x: jax.Array, weight: jax.Array, *, strides, padding, dilation, groups, labels) -> jax.Array:
-    """`lax.conv_general_dilated`, x not spread. Where oneDNN `takes` the arrays and x and y have their channels last.
+    """`lax.conv_general_dilated`, x not spread, where oneDNN `takes` both.
 
-    >>> x, weight = np.ones((1, 3, 3, 1), np.float32), np.ones((2, 2, 1, 1), np.float32)
-    >>> y = convolution(
-    ...     x, weight, strides=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1, labels=("NHWC", "HWIO", "NHWC")
-    ... )
-    >>> print(y[0, :, :, 0])
-    [[4. 4.]
-     [4. 4.]]
+    The labels name dimensions in space D, H and W. x and y must have their channels last, or oneDNN computes with plain
+    loops.
+
+    >>> x, weight = np.ones((1, 3, 1), np.float32), np.ones((2, 1, 1), np.float32)
+    >>> labels = ("NWC", "WIO", "NWC")
+    >>> y = convolution(x, weight, strides=(1,), padding=((0, 1),), dilation=(1,), groups=1, labels=labels)
+    >>> print(y[0, :, 0])
+    [2. 2. 1.]
     """
     return _convolution(
         x,
@@ -75,14 +77,14 @@ def product_of_transposed(a: jax.Array, b: jax.Array) -> jax.Array:
 @cache
 def _carried() -> bool:
     return (
-        jaxlib.__version__ in JAXLIB
+        jaxlib_version in JAXLIB
         and (platform.system(), platform.machine()) == ("Linux", "x86_64")
         and " avx2 " in Path("/proc/cpuinfo").read_text()
     )
 
 
 def _callable():
-    return _carried() and jax.config.jax_compilation_cache_dir is None and jax.local_device_count("cpu") == 1
+    return _carried() and jax.config.values["jax_compilation_cache_dir"] is None and jax.local_device_count("cpu") == 1
 
 
 def _primitive(target: str, meaning: Callable, config: Callable) -> Callable:
@@ -91,14 +93,14 @@ def _primitive(target: str, meaning: Callable, config: Callable) -> Callable:
     as_meant = mlir.lower_fun(meaning, multiple_results=False)
 
     def lowered_on_cpu(ctx, *arrays, **params):
-        if ctx.module_context.lowering_parameters.for_export or not _callable():
+        if not _callable() or ctx.module_context.lowering_parameters.for_export:
             return as_meant(ctx, *arrays, **params)
         call = jax.ffi.ffi_lowering(target, api_version=2, backend_config=json.dumps(config(**params)))
         return call(ctx, *arrays)
 
     def abstract(*arrays, **params):
         y = jax.eval_shape(partial(meaning, **params), *arrays)
-        return jax.core.ShapedArray(y.shape, y.dtype)
+        return ShapedArray(y.shape, y.dtype)
 
     def jvp(primals, tangents, **params):
         return jax.jvp(partial(meaning, **params), primals, tuple(map(ad.instantiate_zeros, tangents)))

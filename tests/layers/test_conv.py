@@ -16,6 +16,7 @@ from jaxcnn import (
     summary,
 )
 from jaxcnn.initializers import INITIALIZERS
+from jaxcnn.lowering import onednn
 
 
 @pytest.mark.usefixtures("float64")
@@ -74,8 +75,9 @@ def test_int_and_pair_arguments_agree(rng):
     np.testing.assert_array_equal(one, two)
 
 
-def test_every_convolution_has_canonical_labels_so_that_scans_are_fast():
-    """XLA on CPU runs other labels naively inside loops."""
+def test_every_convolution_has_canonical_labels_so_that_scans_are_fast(monkeypatch):
+    """XLA on CPU runs other labels naively inside loops; where oneDNN does not run them."""
+    monkeypatch.setattr(onednn, "_callable", lambda: False)
     x, w = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 2, 6))
 
     def step(w):
