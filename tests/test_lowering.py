@@ -10,7 +10,7 @@ import pytest
 from jaxcnn import Conv2d, Dense, Flatten, MaxPool2d, ReLU, Sequential, SoftmaxCrossEntropy, compiler_options, lowering
 from jaxcnn.geometry import resolve
 from jaxcnn.layers.conv import conv2d_backward
-from jaxcnn.lowering import LABELS, onednn, program
+from jaxcnn.lowering import LABELS, convolution, onednn, program
 from jaxcnn.lowering.fold import Fold
 from jaxcnn.lowering.phases import Phases
 from jaxcnn.network import relu_after_pool
@@ -60,6 +60,7 @@ def without_onednn(monkeypatch):
     [
         ("folded", (3, 2), 3, 5, 1),
         ("few maps", (3, 2), 2, 8, 1),
+        ("in chunks", (3, 2), 6, 24, 1),
         ("folded back", (2, 3), 20, 3, 1),
         ("a product", (1, 1), 3, 2, 1),
         ("depthwise", (3, 2), 4, 4, 4),
@@ -68,8 +69,9 @@ def without_onednn(monkeypatch):
     ],
 )
 @pytest.mark.usefixtures("float64", "without_onednn")
-def test_every_formulation_is_the_convolution(rng, hyper, name, kernel, in_channels, out_channels, groups):
-    """y, dweight and dx against XLA's own convolution and its automatic derivative, 18 samples: two chunks of nine."""
+def test_every_formulation_is_the_convolution(rng, monkeypatch, hyper, name, kernel, in_channels, out_channels, groups):
+    """y, dweight and dx against XLA's own convolution and its automatic derivative, in two chunks of nine samples."""
+    monkeypatch.setattr(convolution, "_chunks", lambda x, dy: 2)
     x = jnp.asarray(rng.standard_normal((18, 9, 11, in_channels)))
     weight = jnp.asarray(rng.standard_normal((*kernel, in_channels // groups, out_channels)))
     window = resolve("conv2d", x.shape[1:3], kernel, **hyper)
@@ -90,7 +92,7 @@ def test_every_formulation_is_the_convolution(rng, hyper, name, kernel, in_chann
 
     lengths = (weight[..., 0].size, int(np.prod(kernel)) * out_channels // groups, 18 * int(np.prod(window.output)))
     truth = expected(x, weight, dy)
-    for dtype in (jnp.float64, jnp.float32) if hyper == GEOMETRIES[-1] else (jnp.float64,):
+    for dtype in (jnp.float64, jnp.float32) if hyper in GEOMETRIES[::4] else (jnp.float64,):
         results = found(*(jnp.asarray(a, dtype) for a in (x, weight, dy)))
         for result, true, length in zip(results, truth, lengths, strict=True):
             assert result.dtype == dtype
@@ -137,7 +139,7 @@ def test_the_phases_are_the_correlation_of_the_spread_input_exactly(rng, hyper):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16])
-@pytest.mark.usefixtures("float64")
+@pytest.mark.usefixtures("float64", "without_onednn")
 def test_the_sum_over_positions_is_the_sum(rng, dtype):
     dy = jnp.asarray(rng.standard_normal((18, 7, 5, 3)), dtype)
     found, expected = lowering.sum_over_positions(dy), np.asarray(dy, np.float64).sum((0, 1, 2))
@@ -162,10 +164,18 @@ def test_what_is_materialized_is_not_fused_away():
     assert 'inlineable="false"' not in fused
 
 
+@pytest.fixture(params=["by oneDNN", "by XLA"])
+def either(request):
+    """With and without oneDNN, where it is carried."""
+    if request.param == "by XLA":
+        request.getfixturevalue("without_onednn")
+
+
+@pytest.mark.usefixtures("either")
 def test_the_gradient_of_a_kernel_is_computed_before_dx_so_that_x_can_be_given_back():
     """In the compiled schedule on CPU; elsewhere XLA may choose."""
     x, weight, dy = jnp.ones((4, 8, 7, 32)), jnp.ones((3, 3, 32, 64)), jnp.ones((4, 8, 7, 64))
-    backward = jax.jit(partial(conv2d_backward, padding=1), compiler_options=compiler_options())
+    backward = jax.jit(lambda *args: conv2d_backward(*args, padding=1), compiler_options=compiler_options())
     compiled = backward.lower((x, weight, None), dy).compile().as_text()
     results = [line.split("= f32[")[1].split("]")[0] for line in compiled.splitlines() if is_convolution(line)]
     sizes = [int(np.prod([int(n) for n in result.split(",")])) for result in results]
@@ -174,6 +184,7 @@ def test_the_gradient_of_a_kernel_is_computed_before_dx_so_that_x_can_be_given_b
         assert sizes == [weight.size, x.size]
 
 
+@pytest.mark.usefixtures("either")
 def test_no_select_and_scatter_no_odd_labels_and_no_second_copy_in_a_training_step():
     """Three convolutions forwards, three for the kernels, two for the inputs: the first input needs no gradient."""
     layers = [layer for channels in (4, 5, 6) for layer in (Conv2d(channels, 3, padding=1), ReLU(), MaxPool2d(2))]
@@ -191,6 +202,7 @@ def test_no_select_and_scatter_no_odd_labels_and_no_second_copy_in_a_training_st
     compiled = lowered.compile().as_text()
     convolutions = [line for line in compiled.splitlines() if is_convolution(line)]
     assert len(convolutions) == 8
+    assert any("__onednn" in line for line in convolutions) == onednn._callable()
     assert all("dim_labels=b01f_01io->b01f" in line for line in convolutions if "__onednn" not in line)
 
 

@@ -105,7 +105,7 @@ class Fold:
 
 
 def columns_to_fold(window: Window, in_channels: int, out_channels: int) -> int:
-    """T for which a correlation on CPU is fastest; 1 where folding does not help.
+    """T for which a correlation by XLA on CPU is fastest; 1 where folding does not help.
 
     Folded until a pixel has 8 channels and the result 24: below that the matrix product inside XLA's convolution runs
     on thin vectors. Not beyond 64 channels, where the zeros cost more; and many maps are not folded for one or two.
@@ -138,7 +138,7 @@ def columns_to_fold(window: Window, in_channels: int, out_channels: int) -> int:
 
 
 def columns_to_fold_delta(window: Window, out_channels: int) -> int:
-    """T for which the gradient of the kernel on CPU is fastest; 1 where folding does not help.
+    """T for which the gradient of the kernel by XLA on CPU is fastest; 1 where folding does not help.
 
     Folded until dy has 24 channels: below that the matrix product inside XLA's convolution has too few columns. 2
     cores, batch 128 in chunks of 16, milliseconds for T = 1, 2, 4 (PyTorch):

@@ -1,11 +1,11 @@
 """Convolutions and products by oneDNN, the library that PyTorch uses on CPU: jaxlib carries it for Linux on x86.
 
-XLA hands it the custom calls `__onednn$convolution` and `__onednn$matmul`, but makes none of a program by itself. Here
-a primitive means `lax.conv_general_dilated`, another a.T @ b; each is lowered to the call of its name, and to what it
-means where a program is exported. Derivatives and batching are those of what it means.
+XLA hands it the custom calls `__onednn$convolution` and `__onednn$matmul`, but makes none of a program by itself.
+`instead_of` chooses, while a program is lowered, between a formulation with these calls and one without; derivatives
+and batches are those of the one without.
 
 The form of the calls is XLA's own affair and a wrong one ends the process, hence `JAXLIB`. XLA cannot write a compiled
-program with such a call to a file, nor divide it among devices; where that may be asked for, `takes` says no.
+program with such a call to a file, nor divide it among devices; where that may be asked for, nothing is called.
 """
 
 import json
@@ -29,121 +29,128 @@ JAXLIB = ("0.10.0", "0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.12.0", "0.12.0.1"
 def takes(*arrays: Any, padding: tuple = ()) -> bool:
     """Whether oneDNN computes with these arrays: float32, not empty, with zeros around an image and none cropped.
 
-    And if it may be called at all: a jaxlib of `JAXLIB`, Linux on an x86 with AVX2, one CPU device, no compilation
-    cache on disk.
+    And if it may be called at all: a jaxlib of `JAXLIB`, Linux on an x86 with AVX2, one device, which is the CPU, no
+    compilation cache on disk.
 
     >>> takes(np.ones((2, 3))), takes(np.ones((2, 3), np.float32), padding=((-1, 0), (0, 0)))
     (False, False)
     """
-    return (
-        all(array.dtype == np.float32 and 0 not in array.shape for array in arrays)
-        and all(zeros >= 0 for pair in padding for zeros in pair)
-        and _callable()
-    )
+    return _fits(arrays, padding) and _callable()
+
+
+def instead_of(otherwise: Callable, by_onednn: Callable, *arrays: jax.Array) -> jax.Array:
+    """`by_onednn(*arrays)` on CPU, and `otherwise(*arrays)` elsewhere, where it may not be called, and for export.
+
+    >>> print(instead_of(lambda x: x + 1, lambda x: 1 + x, np.float32(2)))
+    3.0
+    """
+    return _either.bind(*arrays, otherwise=otherwise, by_onednn=by_onednn)
 
 
 def convolution(x: jax.Array, weight: jax.Array, *, strides, padding, dilation, groups, labels) -> jax.Array:
-    """`lax.conv_general_dilated`, x not spread, where oneDNN `takes` both.
+    """The call that computes `lax.conv_general_dilated`, x not spread, of what oneDNN `takes`.
 
     The labels name dimensions in space D, H and W. x and y must have their channels last, or oneDNN computes with plain
     loops.
-
-    >>> x, weight = np.ones((1, 3, 1), np.float32), np.ones((2, 1, 1), np.float32)
-    >>> labels = ("NWC", "WIO", "NWC")
-    >>> y = convolution(x, weight, strides=(1,), padding=((0, 1),), dilation=(1,), groups=1, labels=labels)
-    >>> print(y[0, :, 0])
-    [2. 2. 1.]
     """
-    return _convolution(
+    dimensions = lax.conv_dimension_numbers(x.shape, weight.shape, labels)
+    y = jax.eval_shape(
+        partial(
+            lax.conv_general_dilated,
+            window_strides=strides,
+            padding=padding,
+            rhs_dilation=dilation,
+            feature_group_count=groups,
+            dimension_numbers=dimensions,
+        ),
         x,
         weight,
-        window_strides=strides,
-        padding=padding,
-        rhs_dilation=dilation,
-        feature_group_count=groups,
-        dimension_numbers=lax.conv_dimension_numbers(x.shape, weight.shape, labels),
     )
-
-
-def product_of_transposed(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a.T @ b, where oneDNN `takes` both.
-
-    >>> print(product_of_transposed(np.ones((3, 1), np.float32), np.ones((3, 2), np.float32)))
-    [[3. 3.]]
-    """
-    return _product_of_transposed(a, b)
-
-
-@cache
-def _carried() -> bool:
-    return (
-        jaxlib_version in JAXLIB
-        and (platform.system(), platform.machine()) == ("Linux", "x86_64")
-        and " avx2 " in Path("/proc/cpuinfo").read_text()
-    )
-
-
-def _callable():
-    return _carried() and jax.config.values["jax_compilation_cache_dir"] is None and jax.local_device_count("cpu") == 1
-
-
-def _primitive(target: str, meaning: Callable, config: Callable) -> Callable:
-    """`meaning(*arrays, **params)`, on CPU the custom call `target` with `config(**params)`."""
-    primitive = Primitive(target)
-    as_meant = mlir.lower_fun(meaning, multiple_results=False)
-
-    def lowered_on_cpu(ctx, *arrays, **params):
-        if not _callable() or ctx.module_context.lowering_parameters.for_export:
-            return as_meant(ctx, *arrays, **params)
-        call = jax.ffi.ffi_lowering(target, api_version=2, backend_config=json.dumps(config(**params)))
-        return call(ctx, *arrays)
-
-    def abstract(*arrays, **params):
-        y = jax.eval_shape(partial(meaning, **params), *arrays)
-        return ShapedArray(y.shape, y.dtype)
-
-    def jvp(primals, tangents, **params):
-        return jax.jvp(partial(meaning, **params), primals, tuple(map(ad.instantiate_zeros, tangents)))
-
-    primitive.def_impl(lambda *arrays, **params: jax.jit(partial(primitive.bind, **params))(*arrays))
-    primitive.def_abstract_eval(abstract)
-    mlir.register_lowering(primitive, as_meant)
-    mlir.register_lowering(primitive, lowered_on_cpu, platform="cpu")
-    ad.primitive_jvps[primitive] = jvp
-    batching.primitive_batchers[primitive] = lambda arrays, axes, **params: (
-        jax.vmap(partial(meaning, **params), axes)(*arrays),
-        0,
-    )
-    return primitive.bind
-
-
-def _config(*, window_strides, padding, rhs_dilation, feature_group_count, dimension_numbers):
-    lhs, rhs, out = dimension_numbers  # each a permutation: batch, feature, space; for the kernel out, in, space
-    dims = len(lhs)
+    lhs, rhs, out = dimensions  # each a permutation: batch, feature, space; for the kernel out, in, space
+    dims = x.ndim
 
     def image(spec):
         return {"dims": dims, "data": {"batch_dim": spec[0], "feature_dim": spec[1], "spatial_dims": spec[2:]}}
 
     kernel = {"output_feature_dim": rhs[0], "input_feature_dim": rhs[1], "spatial_dims": rhs[2:]}
     before, behind = zip(*padding, strict=True)
-    window = {
-        "pad_left": before,
-        "pad_right": behind,
-        "strides": window_strides,
-        "window_dilations": rhs_dilation,
-    }
+    window = {"pad_left": before, "pad_right": behind, "strides": strides, "window_dilations": dilation}
     config = {
         "dims": dims,
         "input": image(lhs),
         "kernel": {"dims": dims, "filter": kernel},
         "output": image(out),
         "window": window,
-        "feature_groups": feature_group_count,
+        "feature_groups": groups,
     }
-    return {"onednn_conv_config": config}
+    return _call("convolution", {"onednn_conv_config": config}, y, x, weight, padding=padding)
 
 
-_convolution = _primitive("__onednn$convolution", lax.conv_general_dilated, _config)
-_product_of_transposed = _primitive(
-    "__onednn$matmul", lambda a, b: a.T @ b, lambda: {"onednn_matmul_config": {"transpose_a": True}}
-)
+def product_of_transposed(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The call that computes a.T @ b, of what oneDNN `takes`."""
+    y = jax.ShapeDtypeStruct((a.shape[1], b.shape[1]), a.dtype)
+    return _call("matmul", {"onednn_matmul_config": {"transpose_a": True}}, y, a, b)
+
+
+def _call(name, config, y, *arrays, padding=()):
+    if not _fits((*arrays, y), padding):
+        raise ValueError(f"onednn: {name} of {arrays} to {y}, padded by {padding}, must be of what it takes")
+    return jax.ffi.ffi_call(f"__onednn${name}", y, custom_call_api_version=2, legacy_backend_config=json.dumps(config))(
+        *arrays
+    )
+
+
+def _fits(arrays, padding):
+    return all(array.dtype == np.float32 and 0 not in array.shape for array in arrays) and all(
+        zeros >= 0 for pair in padding for zeros in pair
+    )
+
+
+def _callable():
+    return (
+        _carried()
+        and jax.default_backend() == "cpu"
+        and jax.device_count() == 1
+        and jax.config.values["jax_compilation_cache_dir"] is None
+    )
+
+
+@cache
+def _carried() -> bool:
+    if jaxlib_version not in JAXLIB or (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        return False
+    try:
+        return "avx2" in Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+
+
+def _abstract(*arrays, otherwise, by_onednn):
+    y = jax.eval_shape(otherwise, *arrays)
+    return ShapedArray(y.shape, y.dtype)
+
+
+def _lowered(ctx, *arrays, otherwise, by_onednn):
+    return mlir.lower_fun(otherwise, multiple_results=False)(ctx, *arrays)
+
+
+def _lowered_on_cpu(ctx, *arrays, otherwise, by_onednn):
+    may = _callable() and not ctx.module_context.lowering_parameters.for_export
+    return mlir.lower_fun(by_onednn if may else otherwise, multiple_results=False)(ctx, *arrays)
+
+
+def _jvp(arrays, tangents, *, otherwise, by_onednn):
+    return jax.jvp(otherwise, arrays, tuple(map(ad.instantiate_zeros, tangents)))
+
+
+def _batched(arrays, axes, *, otherwise, by_onednn):
+    return jax.vmap(otherwise, axes)(*arrays), 0
+
+
+_either = Primitive("onednn_or_otherwise")
+_either.def_impl(lambda *arrays, **formulations: jax.jit(partial(_either.bind, **formulations))(*arrays))
+_either.def_abstract_eval(_abstract)
+mlir.register_lowering(_either, _lowered)
+mlir.register_lowering(_either, _lowered_on_cpu, platform="cpu")
+ad.primitive_jvps[_either] = _jvp
+batching.primitive_batchers[_either] = _batched
