@@ -43,6 +43,25 @@ def _rot180(weight, groups):
     return grouped.transpose(0, 1, 4, 3, 2).reshape(U, V, O // groups, groups * I)
 
 
+def correlations(window, groups):
+    """y, dx and dweight of (x, weight, dy) by the lowering, and by XLA's convolution and its automatic derivative."""
+
+    @jax.jit
+    def expected(x, weight, dy):
+        y, pullback = jax.vjp(partial(plain, window, groups), x, weight)
+        return y, *pullback(dy)
+
+    @jax.jit
+    def found(x, weight, dy):
+        return (
+            lowering.correlate(x, weight, window, groups),
+            lowering.correlate(dy, _rot180(weight, groups), window.backward, groups),
+            lowering.kernel_gradient(x, dy, window, groups),
+        )
+
+    return found, expected
+
+
 def is_convolution(line):
     """Of a compiled program: XLA's own or oneDNN's."""
     return " convolution(" in line or 'custom_call_target="__onednn$convolution"' in line
@@ -77,19 +96,7 @@ def test_every_formulation_is_the_convolution(rng, monkeypatch, hyper, name, ker
     window = resolve("conv2d", x.shape[1:3], kernel, **hyper)
     dy = jnp.asarray(rng.standard_normal((18, *window.output, out_channels)))
 
-    @jax.jit
-    def expected(x, weight, dy):
-        y, pullback = jax.vjp(partial(plain, window, groups), x, weight)
-        return y, *pullback(dy)
-
-    @jax.jit
-    def found(x, weight, dy):
-        return (
-            lowering.correlate(x, weight, window, groups),
-            lowering.correlate(dy, _rot180(weight, groups), window.backward, groups),
-            lowering.kernel_gradient(x, dy, window, groups),
-        )
-
+    found, expected = correlations(window, groups)
     lengths = (weight[..., 0].size, int(np.prod(kernel)) * out_channels // groups, 18 * int(np.prod(window.output)))
     truth = expected(x, weight, dy)
     for dtype in (jnp.float64, jnp.float32) if hyper in GEOMETRIES[::4] else (jnp.float64,):

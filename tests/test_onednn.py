@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
-from test_lowering import GEOMETRIES, _rot180, plain
+from test_lowering import GEOMETRIES, correlations, plain
 
 from jaxcnn import lowering
 from jaxcnn.geometry import resolve
@@ -111,19 +111,7 @@ def check_correlations(rng, shape, kernel, in_channels, out_channels, groups, hy
     x, weight = whole(rng, *shape, in_channels), whole(rng, *kernel, in_channels // groups, out_channels)
     dy = whole(rng, shape[0], *window.output, out_channels)
 
-    @jax.jit
-    def expected(x, weight, dy):
-        y, pullback = jax.vjp(partial(plain, window, groups), x, weight)
-        return y, *pullback(dy)
-
-    @jax.jit
-    def found(x, weight, dy):
-        return (
-            lowering.correlate(x, weight, window, groups),
-            lowering.correlate(dy, _rot180(weight, groups), window.backward, groups),
-            lowering.kernel_gradient(x, dy, window, groups),
-        )
-
+    found, expected = correlations(window, groups)
     jax.tree.map(np.testing.assert_array_equal, found(x, weight, dy), expected(x, weight, dy))
     assert (CALL in found.lower(x, weight, dy).compile().as_text()) == CARRIED
 
