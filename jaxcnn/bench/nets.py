@@ -13,12 +13,14 @@ from jax import lax
 
 from .. import models
 from ..errors import InputError
+from ..inspect.summary import summary
+from ..kernels import compiler_options
 from ..layers.base import Layer, Params, Shape
 from ..layers.conv import Conv2d
 from ..layers.residual import Residual
+from ..layers.rewrite import relu_after_pool
+from ..layers.sequential import Sequential
 from ..losses import SoftmaxCrossEntropy
-from ..lowering import compiler_options
-from ..network import Sequential, relu_after_pool, summary
 from ..training import gradients
 from . import plain
 from .peers import brought_back, flat, weights_of

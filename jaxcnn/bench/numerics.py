@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..kernels import compiler_options
 from ..layers.activation import ReLU
 from ..layers.base import Layer, Residuals
 from ..layers.pool import MaxPool2d
 from ..layers.residual import Residual
-from ..lowering import compiler_options
-from ..network import Sequential, relu_after_pool
+from ..layers.rewrite import relu_after_pool
+from ..layers.sequential import Sequential
 from . import plain
 from .nets import LOSS, Task, find, gradient_in_float64
 from .precision import BFLOAT16, FLOAT32

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError
+from ..kernels import compiler_options
 from ..layers.conv import conv2d
 from ..layers.pool import avg_pool2d, max_pool2d
-from ..lowering import compiler_options
 from ..verify.tolerances import tolerance
 from . import plain
 from .precision import Precision, precisions

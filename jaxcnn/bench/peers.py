@@ -12,7 +12,7 @@ from ..layers.base import Layer, Params, Shape
 from ..layers.dense import Dense
 from ..layers.reshape import Flatten
 from ..layers.residual import Residual
-from ..network import Sequential
+from ..layers.sequential import Sequential
 
 PEERS = ("torch", "flax", "equinox")
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "peers"

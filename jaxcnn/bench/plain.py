@@ -15,7 +15,7 @@ from ..layers.dense import Dense
 from ..layers.pool import AvgPool2d, MaxPool2d
 from ..layers.reshape import Flatten
 from ..layers.residual import Residual
-from ..network import Sequential
+from ..layers.sequential import Sequential
 
 
 def loss(network: Layer, params: Params, x, labels, decided: Any = None) -> jax.Array:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError
-from ..lowering import quick_jit
+from ..kernels import quick_jit
 from .diagnosis import diagnose
 from .differences import Differences, Prober
 from .problem import Problem, described, is_floating
