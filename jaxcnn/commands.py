@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from . import bench, data, diagnosis, files, models, plots, presets, runs, training, verify
+from . import data, diagnosis, files, models, plots, presets, runs, training, verify
 from .errors import InputError
 from .layers.activation import ScaledTanh, Tanh
 from .losses import Loss, SoftmaxCrossEntropy, SquaredError
@@ -506,48 +506,6 @@ def _verify_operations(op, thorough, as_json) -> NoReturn:
         if not thorough:
             print("at most five cases of each; all of them with --thorough")
     raise typer.Exit(0 if passed else 1)
-
-
-@app.command(name="bench")
-def bench_command(
-    net: Annotated[
-        str | None, typer.Option(help=f"One of {', '.join(bench.NETS)}; all unless given, none if --op is.")
-    ] = None,
-    op: Annotated[str | None, typer.Option(help=f"One of {', '.join(bench.OPERATIONS)}, or all of them: all.")] = None,
-    peers: Annotated[str, typer.Option(help="Whom to compare with, by commas; empty: nobody.")] = ",".join(bench.PEERS),
-    growth: Annotated[bool, typer.Option("--growth", help="Also twice the channels, twice the image size.")] = False,
-    numerics: Annotated[bool, typer.Option("--numerics", help="Also the error of each net's gradient.")] = False,
-    out: Annotated[Path | None, typer.Option(help="File to write the result to, as JSON.")] = None,
-    as_json: JsonOption = False,
-):
-    """Time training steps or single operations beside jax.grad, PyTorch, Flax and Equinox.
-
-    Every variant is compared with automatic differentiation in float64 before it is timed: a wrong answer has no time.
-    All take turns in one process; read the ratios, since milliseconds drift. Keep the machine quiet. Exits 1 if ours is
-    wrong.
-
-    Examples:
-
-    * jaxcnn bench --net lenet28
-
-    * jaxcnn bench --op conv2d --peers torch
-
-    * jaxcnn bench --numerics --growth --json
-    """
-    if out is not None and not out.absolute().parent.is_dir():
-        raise InputError(f"out is {str(out)!r}, which cannot be written: its folder must exist")
-    names = [net] if net is not None else list(bench.NETS) if op is None else []
-    console = _console(as_json=True)
-    others = [name.strip() for name in peers.split(",") if name.strip()]
-    result = bench.run(
-        names, op, peer_names=others, growth=growth, exactness=numerics, report=lambda line: console.print(line)
-    )
-    if out is not None:
-        files.write(out, (_json(result) + "\n").encode())
-    print(_json(result) if as_json else bench.text(result))
-    wrong = bench.wrong(result["rows"])
-    if wrong:
-        _stop(f"ours is wrong: {'; '.join(wrong)}")
 
 
 def _check(holds, name, value, must):

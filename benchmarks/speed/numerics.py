@@ -15,14 +15,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..layers.activation import ReLU
-from ..layers.base import Layer, Residuals
-from ..layers.pool import MaxPool2d
-from ..layers.residual import Residual
-from ..lowering import compiler_options
-from ..network import Sequential, relu_after_pool
-from . import plain
-from .nets import LOSS, Task, find, gradient_in_float64
+from jaxcnn.layers.activation import ReLU
+from jaxcnn.layers.base import Layer, Residuals
+from jaxcnn.layers.pool import MaxPool2d
+from jaxcnn.layers.residual import Residual
+from jaxcnn.lowering import compiler_options
+from jaxcnn.network import Sequential, relu_after_pool
+
+from . import lax_nets
+from .nets import LOSS, Task, find_net, gradient_in_float64
 from .precision import BFLOAT16, FLOAT32
 from .timing import Row, distance
 
@@ -68,7 +69,7 @@ def numerics(name: str, report: Callable[[str], None]) -> Iterator[Row]:
 
     "passed" in float32: ours is at most 2e-6; in both: at most three times jax.grad's.
     """
-    network, in_shape = find(name)
+    network, in_shape = find_net(name)
     network, truth = relu_after_pool(network), gradient_in_float64(network)
 
     def forward(params, x):
@@ -81,7 +82,7 @@ def numerics(name: str, report: Callable[[str], None]) -> Iterator[Row]:
 
     found = {
         "ours": jax.jit(ours, compiler_options=compiler_options()),
-        "jax.grad": jax.jit(jax.grad(partial(plain.loss, network))),
+        "jax.grad": jax.jit(jax.grad(partial(lax_nets.loss, network))),
     }
     for precision in (FLOAT32, BFLOAT16):
         report(f"{name}, {precision.name}: numerics")
