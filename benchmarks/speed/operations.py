@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.errors import InputError
-from jaxcnn.layers.conv import conv2d_backward, conv2d_forward
-from jaxcnn.layers.pool import avg_pool2d_backward, avg_pool2d_forward, max_pool2d_backward, max_pool2d_forward
+from jaxcnn.layers.conv import conv2d
+from jaxcnn.layers.pool import avg_pool2d, max_pool2d
 from jaxcnn.lowering import compiler_options
 from jaxcnn.verify.tolerances import tolerance
 
@@ -66,8 +66,7 @@ CASES = (
     Workload("avg_pool2d", 32, (32, 32), 3, {"stride": 2, "padding": 1}),
 )
 OPERATION_NAMES = tuple(dict.fromkeys(case.op for case in CASES))
-FORWARD = {"conv2d": conv2d_forward, "max_pool2d": max_pool2d_forward, "avg_pool2d": avg_pool2d_forward}
-BACKWARD = {"conv2d": conv2d_backward, "max_pool2d": max_pool2d_backward, "avg_pool2d": avg_pool2d_backward}
+OURS = {"conv2d": conv2d, "max_pool2d": max_pool2d, "avg_pool2d": avg_pool2d}
 PLAIN = {"conv2d": lax_nets.conv, "max_pool2d": lax_nets.max_pool, "avg_pool2d": lax_nets.avg_pool}
 
 
@@ -144,9 +143,9 @@ def _ours(case, direction) -> Callable:
     if case.op != "conv2d":
         keywords["window_size"] = case.window
     if direction == "forward":
-        return lambda args, dy: FORWARD[case.op](*args, **keywords)[0]
+        return lambda args, dy: OURS[case.op].forward(*args, **keywords)[0]
     index = {"dx": 0, "dweight": 1}[direction]
-    return lambda kept, dy: BACKWARD[case.op](kept, dy, **keywords)[index]
+    return lambda kept, dy: OURS[case.op].backward(kept, dy, **keywords)[index]
 
 
 def _kept(case, direction, args):
@@ -154,7 +153,7 @@ def _kept(case, direction, args):
         return (args,)
     if case.op == "conv2d":
         return ((*args, None),)
-    return (jax.jit(lambda x: FORWARD[case.op](x, case.window, **case.hyper)[1])(*args),)
+    return (jax.jit(lambda x: OURS[case.op].forward(x, case.window, **case.hyper)[1])(*args),)
 
 
 def _plain(case, x, weight=None):
