@@ -1,216 +1,31 @@
 """Convolutional networks in JAX whose every backward pass is written by hand from the textbook formula.
 
-Operations are functions, `conv2d`; with `conv2d_forward` and `conv2d_backward` the chain can be walked explicitly.
+Operations are functions, `conv2d`; with `conv2d.forward` and `conv2d.backward` the chain can be walked explicitly.
 Layer specs are frozen dataclasses, `Conv2d`, combined by `Sequential`. Nothing here changes JAX's configuration.
+What a module exports stands in its `__all__`.
 """
 
 from . import geometry, initializers, models
-from .diagnosis import Diagnosis, diagnose
-from .errors import InputError
-from .layers.activation import (
-    ReLU,
-    ScaledTanh,
-    Sigmoid,
-    Softmax,
-    Tanh,
-    relu,
-    relu_backward,
-    relu_forward,
-    scaled_tanh,
-    scaled_tanh_backward,
-    scaled_tanh_forward,
-    sigmoid,
-    sigmoid_backward,
-    sigmoid_forward,
-    softmax,
-    softmax_backward,
-    softmax_forward,
-    tanh,
-    tanh_backward,
-    tanh_forward,
-)
-from .layers.base import FixedLayer, Layer
-from .layers.combine_maps import CombineMaps, combine_maps, combine_maps_backward, combine_maps_forward
-from .layers.conv import LENET5_C3, Conv2d, conv2d, conv2d_backward, conv2d_forward
-from .layers.dense import Dense, dense, dense_backward, dense_forward
-from .layers.dropout import Dropout, dropout, dropout_backward, dropout_forward
-from .layers.median_pool import MedianPool2d, median_pool2d, median_pool2d_backward, median_pool2d_forward
-from .layers.pool import (
-    AvgPool2d,
-    MaxPool2d,
-    avg_pool2d,
-    avg_pool2d_backward,
-    avg_pool2d_forward,
-    max_pool2d,
-    max_pool2d_backward,
-    max_pool2d_forward,
-)
-from .layers.reshape import Flatten, flatten, flatten_backward, flatten_forward
-from .layers.residual import Residual
-from .layers.sparsity import (
-    effective_inputs,
-    entropy_penalty,
-    entropy_penalty_backward,
-    entropy_penalty_forward,
-    l1_penalty,
-    l1_penalty_backward,
-    l1_penalty_forward,
-)
-from .layers.stochastic_pool import (
-    StochasticPool2d,
-    expected_pool2d,
-    expected_pool2d_backward,
-    expected_pool2d_forward,
-    stochastic_pool2d,
-    stochastic_pool2d_backward,
-    stochastic_pool2d_forward,
-)
-from .layers.subsample import Subsample2d, subsample2d, subsample2d_backward, subsample2d_forward
-from .losses import (
-    Loss,
-    SoftmaxCrossEntropy,
-    SquaredError,
-    one_hot,
-    softmax_cross_entropy,
-    softmax_cross_entropy_backward,
-    softmax_cross_entropy_forward,
-    squared_error,
-    squared_error_backward,
-    squared_error_forward,
-)
+from .diagnosis import *
+from .errors import *
+from .layers.activation import *
+from .layers.base import *
+from .layers.combine_maps import *
+from .layers.conv import *
+from .layers.dense import *
+from .layers.dropout import *
+from .layers.median_pool import *
+from .layers.pool import *
+from .layers.reshape import *
+from .layers.residual import *
+from .layers.sparsity import *
+from .layers.stochastic_pool import *
+from .layers.subsample import *
+from .losses import *
 from .lowering import compiler_options
-from .network import Sequential, Summary, predict, relu_after_pool, spec_from_json, spec_to_json, summary
-from .rule import Static, with_rule
-from .sgd import SGD, Constant, Cosine, Optax, SGDState, Step, WarmUp
-from .training import (
-    Evaluation,
-    NonFiniteLoss,
-    TrainState,
-    evaluate,
-    fit,
-    gradients,
-    init_state,
-    train_epoch,
-    train_step,
-)
+from .network import *
+from .operation import *
+from .sgd import *
+from .training import *
 
 __version__ = "0.1.0"
-
-__all__ = [
-    "LENET5_C3",
-    "SGD",
-    "AvgPool2d",
-    "CombineMaps",
-    "Constant",
-    "Conv2d",
-    "Cosine",
-    "Dense",
-    "Diagnosis",
-    "Dropout",
-    "Evaluation",
-    "FixedLayer",
-    "Flatten",
-    "InputError",
-    "Layer",
-    "Loss",
-    "MaxPool2d",
-    "MedianPool2d",
-    "NonFiniteLoss",
-    "Optax",
-    "ReLU",
-    "Residual",
-    "SGDState",
-    "ScaledTanh",
-    "Sequential",
-    "Sigmoid",
-    "Softmax",
-    "SoftmaxCrossEntropy",
-    "SquaredError",
-    "Static",
-    "Step",
-    "StochasticPool2d",
-    "Subsample2d",
-    "Summary",
-    "Tanh",
-    "TrainState",
-    "WarmUp",
-    "avg_pool2d",
-    "avg_pool2d_backward",
-    "avg_pool2d_forward",
-    "combine_maps",
-    "combine_maps_backward",
-    "combine_maps_forward",
-    "compiler_options",
-    "conv2d",
-    "conv2d_backward",
-    "conv2d_forward",
-    "dense",
-    "dense_backward",
-    "dense_forward",
-    "diagnose",
-    "dropout",
-    "dropout_backward",
-    "dropout_forward",
-    "effective_inputs",
-    "entropy_penalty",
-    "entropy_penalty_backward",
-    "entropy_penalty_forward",
-    "evaluate",
-    "expected_pool2d",
-    "expected_pool2d_backward",
-    "expected_pool2d_forward",
-    "fit",
-    "flatten",
-    "flatten_backward",
-    "flatten_forward",
-    "geometry",
-    "gradients",
-    "init_state",
-    "initializers",
-    "l1_penalty",
-    "l1_penalty_backward",
-    "l1_penalty_forward",
-    "max_pool2d",
-    "max_pool2d_backward",
-    "max_pool2d_forward",
-    "median_pool2d",
-    "median_pool2d_backward",
-    "median_pool2d_forward",
-    "models",
-    "one_hot",
-    "predict",
-    "relu",
-    "relu_after_pool",
-    "relu_backward",
-    "relu_forward",
-    "scaled_tanh",
-    "scaled_tanh_backward",
-    "scaled_tanh_forward",
-    "sigmoid",
-    "sigmoid_backward",
-    "sigmoid_forward",
-    "softmax",
-    "softmax_backward",
-    "softmax_cross_entropy",
-    "softmax_cross_entropy_backward",
-    "softmax_cross_entropy_forward",
-    "softmax_forward",
-    "spec_from_json",
-    "spec_to_json",
-    "squared_error",
-    "squared_error_backward",
-    "squared_error_forward",
-    "stochastic_pool2d",
-    "stochastic_pool2d_backward",
-    "stochastic_pool2d_forward",
-    "subsample2d",
-    "subsample2d_backward",
-    "subsample2d_forward",
-    "summary",
-    "tanh",
-    "tanh_backward",
-    "tanh_forward",
-    "train_epoch",
-    "train_step",
-    "with_rule",
-]

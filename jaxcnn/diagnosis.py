@@ -19,7 +19,9 @@ from .layers.activation import AMPLITUDE, ReLU, ScaledTanh, Sigmoid, Tanh
 from .layers.base import Layer, Params
 from .layers.residual import Residual
 from .network import Sequential
-from .rule import Static
+from .operation import Static
+
+__all__ = ["Diagnosis", "diagnose"]
 
 SATURATED = 0.05  # of the largest f'
 SEVERE = {"saturated": 0.5, "dead": 0.25}  # the share from which it is worth a sentence in the training log

@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
+__all__ = ["InputError"]
+
 
 class InputError(ValueError):
     """An argument, a file or a setting that cannot be used.
@@ -48,9 +50,9 @@ def check_floating(op: str, ndim: int | None = None, /, **arrays) -> None:
 def check_shape(op: str, name: str, array, shape: tuple[int, ...]) -> None:
     """Refuse an array whose shape is not `shape`.
 
-    >>> check_shape("dense_backward", "dy", jnp.ones((2, 3)), (2, 4))
+    >>> check_shape("dense.backward", "dy", jnp.ones((2, 3)), (2, 4))
     Traceback (most recent call last):
-    jaxcnn.errors.InputError: dense_backward: dy has shape (2, 3) but must have shape (2, 4)
+    jaxcnn.errors.InputError: dense.backward: dy has shape (2, 3) but must have shape (2, 4)
     """
     if jnp.shape(array) != shape:
         raise InputError(f"{op}: {name} has shape {jnp.shape(array)} but must have shape {shape}")

@@ -18,10 +18,13 @@ import jax
 import jax.numpy as jnp
 
 from .errors import InputError, check_floating, check_shape
-from .rule import with_rule
+from .operation import operation
+
+__all__ = ["Loss", "SoftmaxCrossEntropy", "SquaredError", "one_hot", "softmax_cross_entropy", "squared_error"]
 
 
-def squared_error(outputs, targets, *, reduction: str = "mean") -> jax.Array:
+@operation
+def squared_error(outputs, targets, *, reduction: str = "mean"):
     """Half the squared distance between outputs and targets [L1].
 
     Args:
@@ -30,7 +33,7 @@ def squared_error(outputs, targets, *, reduction: str = "mean") -> jax.Array:
         reduction: "mean" over the N samples, or "sum".
 
     Returns:
-        A scalar of that dtype. Its derivative is `squared_error_backward`.
+        A scalar of that dtype. Its derivative is `squared_error.backward`.
 
     Raises:
         InputError: a shape, a dtype or the reduction does not fit.
@@ -38,24 +41,21 @@ def squared_error(outputs, targets, *, reduction: str = "mean") -> jax.Array:
     >>> print(squared_error(jnp.array([[1.0, 3.0]]), jnp.array([[0.0, 1.0]])))
     2.5
     """
-    return _squared_error(outputs, targets, reduction=reduction)
-
-
-def squared_error_forward(outputs, targets, *, reduction="mean"):
-    """(1): `(E, residuals)` of `squared_error`, plain JAX without the rule."""
     check_floating("squared_error", 2, outputs=outputs, targets=targets)
     check_shape("squared_error", "targets", targets, outputs.shape)
     difference = outputs - targets
     return (difference * difference).sum() / 2 / _divisor("squared_error", reduction, outputs), difference
 
 
-def squared_error_backward(residuals, dy, *, reduction="mean"):
-    """(2): `(doutputs, dtargets)` from `squared_error_forward`'s residuals and the scalar dy = dE."""
+@squared_error.rule
+def _(residuals, dy, *, reduction):
+    """(2): `(doutputs, dtargets)` from `squared_error.forward`'s residuals and the scalar dy = dE."""
     doutputs = dy * residuals / _divisor("squared_error", reduction, residuals)
     return doutputs, -doutputs
 
 
-def softmax_cross_entropy(logits, labels, *, reduction: str = "mean") -> jax.Array:
+@operation
+def softmax_cross_entropy(logits, labels, *, reduction: str = "mean"):
     """Cross-entropy between softmax(logits) and the labels [L2], by log-sum-exp: large logits are safe.
 
     Args:
@@ -65,19 +65,20 @@ def softmax_cross_entropy(logits, labels, *, reduction: str = "mean") -> jax.Arr
         reduction: "mean" over the N samples, or "sum".
 
     Returns:
-        A scalar of the logits' dtype. Its derivative is `softmax_cross_entropy_backward`.
+        A scalar of the logits' dtype. Its derivative is `softmax_cross_entropy.backward`.
 
     Raises:
         InputError: a shape, a dtype or the reduction does not fit.
 
     >>> print(f"{softmax_cross_entropy(jnp.array([[2.0, 3.0, 4.0]]), jnp.array([1])):.4f}")
     1.4076
+
+    The example of D3, dE/du = p - t:
+
+    >>> _, residuals = softmax_cross_entropy.forward(jnp.array([[2.0, 3.0, 4.0]]), jnp.array([1]))
+    >>> print(softmax_cross_entropy.backward(residuals, 1.0)[0].round(4))
+    [[ 0.09   -0.7553  0.6652]]
     """
-    return _softmax_cross_entropy(logits, labels, reduction=reduction)
-
-
-def softmax_cross_entropy_forward(logits, labels, *, reduction="mean"):
-    """(3): `(E, residuals)` of `softmax_cross_entropy`, plain JAX without the rule. The residuals hold ln p."""
     check_floating("softmax_cross_entropy", 2, logits=logits)
     logp = jax.nn.log_softmax(logits, axis=-1)
     if _are_integers(labels):
@@ -91,15 +92,9 @@ def softmax_cross_entropy_forward(logits, labels, *, reduction="mean"):
     return total / _divisor("softmax_cross_entropy", reduction, logits), (logp, labels)
 
 
-def softmax_cross_entropy_backward(residuals, dy, *, reduction="mean"):
-    """(4): `(dlogits, dlabels)` from the residuals and the scalar dy = dE; integer labels have no gradient: None.
-
-    The example of D3, dE/du = p - t:
-
-    >>> _, residuals = softmax_cross_entropy_forward(jnp.array([[2.0, 3.0, 4.0]]), jnp.array([1]))
-    >>> print(softmax_cross_entropy_backward(residuals, 1.0)[0].round(4))
-    [[ 0.09   -0.7553  0.6652]]
-    """
+@softmax_cross_entropy.rule
+def _(residuals, dy, *, reduction):
+    """(4): `(dlogits, dlabels)` from the residuals and the scalar dy = dE; integer labels have no gradient: None."""
     logp, labels = residuals
     scale = dy / _divisor("softmax_cross_entropy", reduction, logp)
     if _are_integers(labels):
@@ -141,10 +136,6 @@ def _divisor(op, reduction, outputs):
     return outputs.shape[0] if reduction == "mean" else 1
 
 
-_squared_error = with_rule(squared_error_forward, squared_error_backward)
-_softmax_cross_entropy = with_rule(softmax_cross_entropy_forward, softmax_cross_entropy_backward)
-
-
 @dataclass(frozen=True)
 class Loss:
     """A loss spec: static facts, for integer labels (N,) or the operation's own targets."""
@@ -176,10 +167,10 @@ class SoftmaxCrossEntropy(Loss):
         return softmax_cross_entropy(outputs, labels, reduction=self.reduction)
 
     def forward(self, outputs, labels):
-        return softmax_cross_entropy_forward(outputs, labels, reduction=self.reduction)
+        return softmax_cross_entropy.forward(outputs, labels, reduction=self.reduction)
 
     def backward(self, residuals, dy=1.0):
-        return softmax_cross_entropy_backward(residuals, dy, reduction=self.reduction)[0]
+        return softmax_cross_entropy.backward(residuals, dy, reduction=self.reduction)[0]
 
 
 @dataclass(frozen=True)
@@ -199,10 +190,10 @@ class SquaredError(Loss):
         return squared_error(outputs, self._targets(outputs, labels), reduction=self.reduction)
 
     def forward(self, outputs, labels):
-        return squared_error_forward(outputs, self._targets(outputs, labels), reduction=self.reduction)
+        return squared_error.forward(outputs, self._targets(outputs, labels), reduction=self.reduction)
 
     def backward(self, residuals, dy=1.0):
-        return squared_error_backward(residuals, dy, reduction=self.reduction)[0]
+        return squared_error.backward(residuals, dy, reduction=self.reduction)[0]
 
     def _targets(self, outputs, labels):
         return one_hot(labels, outputs.shape[1], outputs.dtype, low=self.low) if _are_integers(labels) else labels

@@ -33,6 +33,8 @@ from .layers.residual import Residual
 from .layers.stochastic_pool import StochasticPool2d
 from .layers.subsample import Subsample2d
 
+__all__ = ["Sequential", "Summary", "predict", "relu_after_pool", "spec_from_json", "spec_to_json", "summary"]
+
 
 @dataclass(frozen=True, init=False)
 class Sequential(Layer):

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 
 from .errors import InputError, check_count
 
+__all__ = ["SGD", "Constant", "Cosine", "Optax", "SGDState", "Step", "WarmUp"]
+
 Schedule = Callable[[Any], Any]  # from the number of updates already made to the learning rate of the next
 
 

@@ -26,6 +26,18 @@ from .lowering import compiler_options
 from .network import relu_after_pool
 from .sgd import Optimizer
 
+__all__ = [
+    "Evaluation",
+    "NonFiniteLoss",
+    "TrainState",
+    "evaluate",
+    "fit",
+    "gradients",
+    "init_state",
+    "train_epoch",
+    "train_step",
+]
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

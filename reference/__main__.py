@@ -25,7 +25,7 @@ from jaxcnn.layers.reshape import Flatten
 from jaxcnn.lowering import quick_jit
 from jaxcnn.network import Sequential, spec_to_json
 from jaxcnn.verify.cases import OPERATIONS, Case, find
-from jaxcnn.verify.registry import explicit, plain, through
+from jaxcnn.verify.registry import explicit, through, without_rule
 from jaxcnn.verify.report import Check, table
 from jaxcnn.verify.tolerances import EXACT, FINITE_DIFFERENCE, relative_error
 
@@ -55,28 +55,28 @@ MODULES = (
 
 def check_case(name: str, case: Case, seed: int) -> list[Check]:
     """jaxcnn's value and explicit gradients of one case, in float64, against the oracles."""
-    operation = find(name)
+    op = find(name).op
     forward, backward = _function(f"{name}_forward"), _function(f"{name}_backward")
     drawn = case.draw(seed)
 
     @quick_jit
     def ours(args, dy):
-        y, residuals = operation.forward(*args, **case.hyper)
-        grads = explicit(operation, case.hyper, args, dy)
-        return y, residuals, grads, through(plain(operation), case.hyper, args, dy)
+        y, residuals = op.forward(*args, **case.hyper)
+        grads = explicit(op, case.hyper, args, dy)
+        return y, residuals, grads, through(without_rule(op), case.hyper, args, dy)
 
     with jax.enable_x64(True):
-        shape = jax.eval_shape(partial(operation.forward, **case.hyper), *drawn)[0].shape
+        shape = jax.eval_shape(partial(op.forward, **case.hyper), *drawn)[0].shape
         dy = np.random.default_rng(seed + 1000).standard_normal(shape)
         y, residuals, grads, autodiff = jax.tree.map(np.asarray, ours(drawn, jnp.asarray(dy)))
-    if "key" in operation.arguments:  # the draw itself: NumPy has not JAX's random numbers
-        (drawn[operation.arguments.index("key")],) = jax.tree.leaves(residuals)
+    if "key" in op.arguments:  # the draw itself: NumPy has not JAX's random numbers
+        (drawn[op.arguments.index("key")],) = jax.tree.leaves(residuals)
     expected_y, expected_residuals = forward(*drawn, **case.hyper)
     expected = backward(expected_residuals, dy, **case.hyper)
 
     check = partial(Check, name)
     checks = [check("value", str(case), "y", relative_error(y, expected_y), EXACT)]
-    for i, argument in enumerate(operation.arguments):
+    for i, argument in enumerate(op.arguments):
         if grads[i] is None:
             checks.append(check("reference", str(case), argument, 0.0 if expected[i] is None else np.inf, EXACT))
             continue

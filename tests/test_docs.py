@@ -1,7 +1,7 @@
 """The documents tell the truth: their tables name what exists, their code runs, their figures are the measured ones."""
 
-import importlib
 import json
+import pkgutil
 import re
 from pathlib import Path
 
@@ -44,8 +44,7 @@ def test_every_cited_tag_has_a_row_and_every_row_is_cited():
 def test_functions_and_tests_of_a_formula_exist(row):
     tag, _, functions, tests = row
     for name in re.findall(r"`([^`]+)`", functions):
-        module, _, attribute = name.rpartition(".")
-        assert hasattr(importlib.import_module(module), attribute), (tag, name)
+        assert pkgutil.resolve_name(name) is not None, (tag, name)
     found = re.findall(r"`([^`]+)`", tests)
     assert found, tag
     for test in found:

@@ -3,22 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import (
-    InputError,
-    SoftmaxCrossEntropy,
-    SquaredError,
-    one_hot,
-    softmax_cross_entropy,
-    softmax_cross_entropy_backward,
-    softmax_cross_entropy_forward,
-    squared_error,
-)
+from jaxcnn import InputError, SoftmaxCrossEntropy, SquaredError, one_hot, softmax_cross_entropy, squared_error
 
 
 def test_the_example_of_d3():
     """[L2]: scores [2, 3, 4], true class 1: dE/du = p - t = [0.0900, -0.7553, 0.6652]."""
-    E, residuals = softmax_cross_entropy_forward(jnp.array([[2.0, 3, 4]]), jnp.array([1]))
-    dlogits, dlabels = softmax_cross_entropy_backward(residuals, 1.0)
+    E, residuals = softmax_cross_entropy.forward(jnp.array([[2.0, 3, 4]]), jnp.array([1]))
+    dlogits, dlabels = softmax_cross_entropy.backward(residuals, 1.0)
     assert float(E) == pytest.approx(-np.log(0.24472847), rel=1e-6)
     np.testing.assert_allclose(dlogits, [[0.0900, -0.7553, 0.6652]], atol=5e-5)
     assert dlabels is None

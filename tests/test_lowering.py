@@ -9,7 +9,7 @@ import pytest
 
 from jaxcnn import Conv2d, Dense, Flatten, MaxPool2d, ReLU, Sequential, SoftmaxCrossEntropy, compiler_options, lowering
 from jaxcnn.geometry import resolve
-from jaxcnn.layers.conv import conv2d_backward
+from jaxcnn.layers.conv import conv2d
 from jaxcnn.lowering import LABELS, convolution, onednn, program
 from jaxcnn.lowering.fold import Fold
 from jaxcnn.lowering.phases import Phases
@@ -182,7 +182,7 @@ def either(request):
 def test_the_gradient_of_a_kernel_is_computed_before_dx_so_that_x_can_be_given_back():
     """In the compiled schedule on CPU; elsewhere XLA may choose."""
     x, weight, dy = jnp.ones((4, 8, 7, 32)), jnp.ones((3, 3, 32, 64)), jnp.ones((4, 8, 7, 64))
-    backward = jax.jit(lambda *args: conv2d_backward(*args, padding=1), compiler_options=compiler_options())
+    backward = jax.jit(lambda *args: conv2d.backward(*args, padding=1), compiler_options=compiler_options())
     compiled = backward.lower((x, weight, None), dy).compile().as_text()
     results = [line.split("= f32[")[1].split("]")[0] for line in compiled.splitlines() if is_convolution(line)]
     sizes = [int(np.prod([int(n) for n in result.split(",")])) for result in results]

@@ -252,7 +252,7 @@ def test_a_wrong_cotangent_names_the_layer():
     network = Sequential((Dense(3), Dense(2)))
     params = network.init(jax.random.key(0), (4,))
     _, residuals = network.forward(params, jnp.ones((5, 4)))
-    with pytest.raises(InputError, match="layer 'dense2' with dy shape .* dense_backward: dy has shape"):
+    with pytest.raises(InputError, match="layer 'dense2' with dy shape .* dense.backward: dy has shape"):
         network.backward(residuals, jnp.ones((5, 3)))
 
 

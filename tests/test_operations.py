@@ -20,20 +20,18 @@ from reference.__main__ import check_whole_network
 
 CASES = [
     pytest.param(name, case, seed, id=f"{name}-{seed}")
-    for name, operation in OPERATIONS.items()
-    for seed, case in enumerate(operation.cases)
+    for name, entry in OPERATIONS.items()
+    for seed, case in enumerate(entry.cases)
 ]
-LAST = [
-    pytest.param(name, operation.cases[-1], len(operation.cases) - 1, id=name) for name, operation in OPERATIONS.items()
-]
+LAST = [pytest.param(name, entry.cases[-1], len(entry.cases) - 1, id=name) for name, entry in OPERATIONS.items()]
 
 
 def problem(name, case, seed):
     """The operation, its float64 arguments and a random cotangent."""
-    operation = OPERATIONS[name]
+    op = OPERATIONS[name].op
     args = cast(case.draw(seed), jnp.float64)
-    y = jax.eval_shape(partial(operation.forward, **case.hyper), *args)[0]
-    return operation, args, jnp.asarray(np.random.default_rng(seed + 1).standard_normal(y.shape))
+    y = jax.eval_shape(partial(op.forward, **case.hyper), *args)[0]
+    return op, args, jnp.asarray(np.random.default_rng(seed + 1).standard_normal(y.shape))
 
 
 def assert_same(found, expected):
@@ -47,7 +45,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize(("name", "case", "seed"), CASES)
 def test_gradients_agree_with_autodiff_and_finite_differences(name, case, seed):
     """And linear in dy, the same in two runs, right in float32 and bfloat16, under jit, vmap, scan and grad of grad."""
-    report = check_case(name, OPERATIONS[name], case, seed, transformed=seed == len(OPERATIONS[name].cases) // 2)
+    report = check_case(OPERATIONS[name].op, case, seed, transformed=seed == len(OPERATIONS[name].cases) // 2)
     assert report.passed, report
     assert {check.oracle for check in report.checks} >= {
         "structure", "value", "autodiff", "explicit", "differences", "two runs", "linear in dy", "dy = 0",
@@ -84,12 +82,12 @@ def test_a_whole_network_agrees_with_the_reference():
 @pytest.mark.parametrize(("name", "case", "seed"), CASES)
 @pytest.mark.usefixtures("float64")
 def test_shapes_and_dtypes(name, case, seed):
-    operation, args, dy = problem(name, case, seed)
+    op, args, dy = problem(name, case, seed)
     for dtype in (jnp.float32, jnp.bfloat16, jnp.float64):
         low = cast(args, dtype)
-        y = jax.eval_shape(partial(operation.op, **case.hyper), *low)
+        y = jax.eval_shape(partial(op, **case.hyper), *low)
         assert y.dtype == dtype
-        grads = jax.eval_shape(partial(explicit, operation, case.hyper), low, dy.astype(dtype))
+        grads = jax.eval_shape(partial(explicit, op, case.hyper), low, dy.astype(dtype))
         assert isinstance(grads, tuple)
         assert len(grads) == len(args)
         for arg, grad in zip(low, grads, strict=True):
@@ -102,10 +100,10 @@ def test_shapes_and_dtypes(name, case, seed):
 @pytest.mark.parametrize(("name", "case", "seed"), LAST)
 @pytest.mark.usefixtures("float64")
 def test_jit_is_eager_and_residuals_survive_its_boundary(name, case, seed):
-    operation, args, dy = problem(name, case, seed)
-    expected = explicit(operation, case.hyper, args, dy)
-    _, residuals = quick_jit(partial(operation.forward, **case.hyper))(*args)
-    assert_same(quick_jit(partial(operation.backward, **case.hyper))(residuals, dy), expected)
+    op, args, dy = problem(name, case, seed)
+    expected = explicit(op, case.hyper, args, dy)
+    _, residuals = quick_jit(partial(op.forward, **case.hyper))(*args)
+    assert_same(quick_jit(partial(op.backward, **case.hyper))(residuals, dy), expected)
 
 
 def test_forward_mode_of_an_operation_is_refused_but_the_hessian_works():

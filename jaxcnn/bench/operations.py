@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError
-from ..layers.conv import conv2d_backward, conv2d_forward
-from ..layers.pool import avg_pool2d_backward, avg_pool2d_forward, max_pool2d_backward, max_pool2d_forward
+from ..layers.conv import conv2d
+from ..layers.pool import avg_pool2d, max_pool2d
 from ..lowering import compiler_options
 from ..verify.tolerances import tolerance
 from . import plain
@@ -65,8 +65,8 @@ CASES = (
     Case("avg_pool2d", 32, (32, 32), 3, {"stride": 2, "padding": 1}),
 )
 OPERATIONS = tuple(dict.fromkeys(case.op for case in CASES))
-FORWARD = {"conv2d": conv2d_forward, "max_pool2d": max_pool2d_forward, "avg_pool2d": avg_pool2d_forward}
-BACKWARD = {"conv2d": conv2d_backward, "max_pool2d": max_pool2d_backward, "avg_pool2d": avg_pool2d_backward}
+FORWARD = {"conv2d": conv2d.forward, "max_pool2d": max_pool2d.forward, "avg_pool2d": avg_pool2d.forward}
+BACKWARD = {"conv2d": conv2d.backward, "max_pool2d": max_pool2d.backward, "avg_pool2d": avg_pool2d.backward}
 PLAIN = {"conv2d": plain.conv, "max_pool2d": plain.max_pool, "avg_pool2d": plain.avg_pool}
 
 

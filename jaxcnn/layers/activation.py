@@ -17,11 +17,14 @@ import jax
 import jax.numpy as jnp
 
 from ..errors import InputError, check_floating, check_shape
-from ..rule import with_rule
+from ..operation import operation
 from .base import FixedLayer
 
+__all__ = ["ReLU", "ScaledTanh", "Sigmoid", "Softmax", "Tanh", "relu", "scaled_tanh", "sigmoid", "softmax", "tanh"]
 
-def relu(u) -> jax.Array:
+
+@operation
+def relu(u):
     """Rectifier, max(u, 0) [A3]: any shape, any floating dtype; NaN stays NaN; the derivative at 0 is 0.
 
     Raises:
@@ -30,24 +33,21 @@ def relu(u) -> jax.Array:
     >>> print(relu(jnp.array([-1.0, 0.0, 2.0])), jax.grad(relu)(0.0))
     [0. 0. 2.] 0.0
     """
-    return _relu(u)
-
-
-def relu_forward(u):
-    """(1): `(y, residuals)` of `relu`, plain JAX without the rule."""
     check_floating("relu", u=u)
     # not jnp.maximum: JAX halves its gradient at a tie, and a second derivative goes through here
     y = jnp.where(u <= 0, jnp.zeros_like(u), u)
     return y, y
 
 
-def relu_backward(y, dy):
+@relu.rule
+def _(y, dy):
     """(1): `(du,)` from the residual y and dy of y's shape."""
-    check_shape("relu_backward", "dy", dy, y.shape)
+    check_shape("relu.backward", "dy", dy, y.shape)
     return (jnp.where(y > 0, dy, jnp.zeros_like(dy)),)
 
 
-def sigmoid(u) -> jax.Array:
+@operation
+def sigmoid(u):
     """Logistic function, 1 / (1 + e^-u) [A1]: any shape, any floating dtype.
 
     Raises:
@@ -56,23 +56,20 @@ def sigmoid(u) -> jax.Array:
     >>> print(sigmoid(jnp.array(0.0)), jax.grad(sigmoid)(0.0))
     0.5 0.25
     """
-    return _sigmoid(u)
-
-
-def sigmoid_forward(u):
-    """(2): `(y, residuals)` of `sigmoid`, plain JAX without the rule."""
     check_floating("sigmoid", u=u)
     y = jax.nn.sigmoid(u)
     return y, y
 
 
-def sigmoid_backward(y, dy):
+@sigmoid.rule
+def _(y, dy):
     """(2): `(du,)` from the residual y and dy of y's shape."""
-    check_shape("sigmoid_backward", "dy", dy, y.shape)
+    check_shape("sigmoid.backward", "dy", dy, y.shape)
     return (dy * y * (1 - y),)
 
 
-def tanh(u) -> jax.Array:
+@operation
+def tanh(u):
     """Hyperbolic tangent [A2]: any shape, any floating dtype.
 
     Raises:
@@ -81,26 +78,23 @@ def tanh(u) -> jax.Array:
     >>> print(tanh(jnp.array(0.0)), jax.grad(tanh)(0.0))
     0.0 1.0
     """
-    return _tanh(u)
-
-
-def tanh_forward(u):
-    """(3): `(y, residuals)` of `tanh`, plain JAX without the rule."""
     check_floating("tanh", u=u)
     y = jnp.tanh(u)
     return y, y
 
 
-def tanh_backward(y, dy):
+@tanh.rule
+def _(y, dy):
     """(3): `(du,)` from the residual y and dy of y's shape."""
-    check_shape("tanh_backward", "dy", dy, y.shape)
+    check_shape("tanh.backward", "dy", dy, y.shape)
     return (dy * (1 - y * y),)
 
 
 AMPLITUDE, SLOPE = 1.7159, 2 / 3
 
 
-def scaled_tanh(u) -> jax.Array:
+@operation
+def scaled_tanh(u):
     """LeNet-5's hyperbolic tangent, 1.7159 tanh(2u/3) [A2]: any shape, any floating dtype.
 
     LeCun et al., *Gradient-based learning applied to document recognition* (1998), appendix A. Targets of -1 and +1
@@ -112,23 +106,20 @@ def scaled_tanh(u) -> jax.Array:
     >>> print(scaled_tanh(jnp.array([-1.0, 0.0, 1.0])).round(4), f"{jax.grad(scaled_tanh)(0.0):.4f}")
     [-1.  0.  1.] 1.1439
     """
-    return _scaled_tanh(u)
-
-
-def scaled_tanh_forward(u):
-    """(4): `(y, residuals)` of `scaled_tanh`, plain JAX without the rule."""
     check_floating("scaled_tanh", u=u)
     y = AMPLITUDE * jnp.tanh(SLOPE * u)
     return y, y
 
 
-def scaled_tanh_backward(y, dy):
+@scaled_tanh.rule
+def _(y, dy):
     """(4): `(du,)` from the residual y and dy of y's shape."""
-    check_shape("scaled_tanh_backward", "dy", dy, y.shape)
+    check_shape("scaled_tanh.backward", "dy", dy, y.shape)
     return (dy * (SLOPE * (AMPLITUDE - y * y / AMPLITUDE)),)
 
 
-def softmax(u) -> jax.Array:
+@operation
+def softmax(u):
     """Probabilities along the last axis, computed with the maximum subtracted [A4].
 
     Raises:
@@ -139,11 +130,6 @@ def softmax(u) -> jax.Array:
     >>> print(softmax(jnp.array([2.0, 3.0, 4.0])).round(4))
     [0.09   0.2447 0.6652]
     """
-    return _softmax(u)
-
-
-def softmax_forward(u):
-    """(5): `(y, residuals)` of `softmax`, plain JAX without the rule."""
     check_floating("softmax", u=u)
     if u.ndim < 1:
         raise InputError("softmax: u has shape () but must have at least one dimension")
@@ -152,59 +138,43 @@ def softmax_forward(u):
     return y, y
 
 
-def softmax_backward(y, dy):
+@softmax.rule
+def _(y, dy):
     """(5): `(du,)` from the residual y and dy of y's shape."""
-    check_shape("softmax_backward", "dy", dy, y.shape)
+    check_shape("softmax.backward", "dy", dy, y.shape)
     return (y * (dy - (dy * y).sum(axis=-1, keepdims=True)),)
-
-
-_relu = with_rule(relu_forward, relu_backward)
-_sigmoid = with_rule(sigmoid_forward, sigmoid_backward)
-_tanh = with_rule(tanh_forward, tanh_backward)
-_scaled_tanh = with_rule(scaled_tanh_forward, scaled_tanh_backward)
-_softmax = with_rule(softmax_forward, softmax_backward)
 
 
 @dataclass(frozen=True)
 class ReLU(FixedLayer):
     """Spec of `relu`."""
 
-    op = staticmethod(relu)
-    op_forward = staticmethod(relu_forward)
-    op_backward = staticmethod(relu_backward)
+    op = relu
 
 
 @dataclass(frozen=True)
 class Sigmoid(FixedLayer):
     """Spec of `sigmoid`."""
 
-    op = staticmethod(sigmoid)
-    op_forward = staticmethod(sigmoid_forward)
-    op_backward = staticmethod(sigmoid_backward)
+    op = sigmoid
 
 
 @dataclass(frozen=True)
 class Tanh(FixedLayer):
     """Spec of `tanh`."""
 
-    op = staticmethod(tanh)
-    op_forward = staticmethod(tanh_forward)
-    op_backward = staticmethod(tanh_backward)
+    op = tanh
 
 
 @dataclass(frozen=True)
 class ScaledTanh(FixedLayer):
     """Spec of `scaled_tanh`."""
 
-    op = staticmethod(scaled_tanh)
-    op_forward = staticmethod(scaled_tanh_forward)
-    op_backward = staticmethod(scaled_tanh_backward)
+    op = scaled_tanh
 
 
 @dataclass(frozen=True)
 class Softmax(FixedLayer):
     """Spec of `softmax`; not needed before `softmax_cross_entropy`, which contains it."""
 
-    op = staticmethod(softmax)
-    op_forward = staticmethod(softmax_forward)
-    op_backward = staticmethod(softmax_backward)
+    op = softmax

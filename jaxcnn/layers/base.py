@@ -1,12 +1,14 @@
 """The protocol that every layer follows, a composite one too."""
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from ..errors import InputError
+from ..operation import Operation
+
+__all__ = ["FixedLayer", "Layer"]
 
 Params = Any  # a dict of arrays, or of dicts
 Residuals = Any  # whatever pytree of arrays `forward` hands to `backward`
@@ -82,18 +84,16 @@ def parameter(layer: Layer, params: Params, name: str) -> jax.Array:
 
 
 class FixedLayer(Layer):
-    """A layer without parameters: the three functions of its operation, its fields their keyword arguments."""
+    """A layer without parameters: its operation, the fields its keyword arguments."""
 
-    op: ClassVar[Callable]
-    op_forward: ClassVar[Callable]
-    op_backward: ClassVar[Callable]
+    op: ClassVar[Operation]
 
     def apply(self, params, x, *, train=False, key=None):
         return self.op(x, **vars(self))
 
     def forward(self, params, x, *, train=False, key=None):
-        return self.op_forward(x, **vars(self))
+        return self.op.forward(x, **vars(self))
 
     def backward(self, residuals, dy):
-        (dx,) = self.op_backward(residuals, dy, **vars(self))
+        (dx,) = self.op.backward(residuals, dy, **vars(self))
         return dx, {}

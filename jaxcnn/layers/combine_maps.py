@@ -24,13 +24,16 @@ from ..errors import InputError, check_count, check_floating, check_shape
 from ..geometry import Pair, pair
 from ..initializers import initialize
 from ..lowering import sum_over_positions
-from ..rule import with_rule
+from ..operation import operation
 from .base import Layer, parameter
-from .conv import conv2d_backward, conv2d_forward
-from .sparsity import entropy_penalty_backward, entropy_penalty_forward
+from .conv import conv2d
+from .sparsity import entropy_penalty
+
+__all__ = ["CombineMaps", "combine_maps"]
 
 
-def combine_maps(x, kernels, c, bias) -> jax.Array:
+@operation
+def combine_maps(x, kernels, c, bias):
     """Sum of the convolved input maps, weighted by a softmax over the inputs, plus bias [F8].
 
     J. Bouvrie, *Notes on Convolutional Neural Networks* (2006), section 3.3.
@@ -42,7 +45,7 @@ def combine_maps(x, kernels, c, bias) -> jax.Array:
         bias: (J,), the same dtype.
 
     Returns:
-        (N, H - U + 1, W - V + 1, J) of x's dtype. Its derivative is `combine_maps_backward`.
+        (N, H - U + 1, W - V + 1, J) of x's dtype. Its derivative is `combine_maps.backward`.
 
     Raises:
         InputError: a shape, a dtype or the geometry does not fit.
@@ -50,12 +53,14 @@ def combine_maps(x, kernels, c, bias) -> jax.Array:
     >>> x = jnp.array([2.0, 6.0]).reshape(1, 1, 1, 2)
     >>> print(combine_maps(x, jnp.ones((1, 1, 2)), jnp.array([[0.0, 99.0], [0.0, 0.0]]), jnp.zeros(2)))
     [[[[4. 2.]]]]
+
+    >>> x = jnp.array([2.0, 6.0]).reshape(1, 1, 1, 2)
+    >>> y, residuals = combine_maps.forward(x, jnp.ones((1, 1, 2)), jnp.zeros((2, 1)), jnp.zeros(1))
+    >>> dx, dkernels, dc, dbias = combine_maps.backward(residuals, jnp.ones_like(y))
+    >>> print(dc)
+    [[-1.]
+     [ 1.]]
     """
-    return _combine_maps(x, kernels, c, bias)
-
-
-def combine_maps_forward(x, kernels, c, bias):
-    """(1)-(3): `(y, residuals)` of `combine_maps`, plain JAX without the rule. The residuals hold z and alpha."""
     check_floating("combine_maps", 4, x=x, kernels=kernels, c=c, bias=bias)
     I = x.shape[3]
     if kernels.shape[2:] != (I,):
@@ -66,33 +71,23 @@ def combine_maps_forward(x, kernels, c, bias):
     if c.ndim != 2 or c.shape[0] != I:
         raise InputError(f"combine_maps: c has shape {c.shape} but must have shape ({I}, out_channels)")
     check_shape("combine_maps", "bias", bias, c.shape[1:])
-    z, _ = conv2d_forward(x, kernels[:, :, None, :], groups=I)  # (1)
+    z, _ = conv2d.forward(x, kernels[:, :, None, :], groups=I)  # (1)
     alpha = jax.nn.softmax(c, axis=0)  # (2)
     return z @ alpha + bias, (x, kernels, z, alpha)  # (3)
 
 
-def combine_maps_backward(residuals, dy):
-    """(4)-(8): `(dx, dkernels, dc, dbias)` from `combine_maps_forward`'s residuals and dy (N, P, Q, J).
-
-    >>> x = jnp.array([2.0, 6.0]).reshape(1, 1, 1, 2)
-    >>> y, residuals = combine_maps_forward(x, jnp.ones((1, 1, 2)), jnp.zeros((2, 1)), jnp.zeros(1))
-    >>> dx, dkernels, dc, dbias = combine_maps_backward(residuals, jnp.ones_like(y))
-    >>> print(dc)
-    [[-1.]
-     [ 1.]]
-    """
+@combine_maps.rule
+def _(residuals, dy):
+    """(4)-(8): `(dx, dkernels, dc, dbias)` from `combine_maps.forward`'s residuals and dy (N, P, Q, J)."""
     x, kernels, z, alpha = residuals
-    check_shape("combine_maps_backward", "dy", dy, (*z.shape[:3], alpha.shape[1]))
+    check_shape("combine_maps.backward", "dy", dy, (*z.shape[:3], alpha.shape[1]))
     wide = jnp.promote_types(dy.dtype, jnp.float32)
     dbias = sum_over_positions(dy)  # (4)
     dalpha = jnp.einsum("npqi,npqj->ij", z, dy, preferred_element_type=wide)  # (5)
     dc = alpha * (dalpha - (dalpha * alpha).sum(axis=0))  # (6)
     dz = dy @ alpha.T  # (7)
-    dx, dkernels, _ = conv2d_backward((x, kernels[:, :, None, :], None), dz, groups=x.shape[3])  # (8)
+    dx, dkernels, _ = conv2d.backward((x, kernels[:, :, None, :], None), dz, groups=x.shape[3])  # (8)
     return dx, dkernels[:, :, 0, :], dc.astype(dy.dtype), dbias
-
-
-_combine_maps = with_rule(combine_maps_forward, combine_maps_backward)
 
 
 @dataclass(frozen=True)
@@ -132,17 +127,17 @@ class CombineMaps(Layer):
         return combine_maps(x, *self._arrays(params))
 
     def forward(self, params, x, *, train=False, key=None):
-        return combine_maps_forward(x, *self._arrays(params))
+        return combine_maps.forward(x, *self._arrays(params))
 
     def backward(self, residuals, dy):
-        dx, dkernels, dc, dbias = combine_maps_backward(residuals, dy)
+        dx, dkernels, dc, dbias = combine_maps.backward(residuals, dy)
         return dx, {"kernels": dkernels, "c": dc, "bias": dbias}
 
     def penalty(self, params):
         if not self.entropy:
             return 0.0, {}
-        H, residuals = entropy_penalty_forward(parameter(self, params, "c"))
-        (dc,) = entropy_penalty_backward(residuals, self.entropy)
+        H, residuals = entropy_penalty.forward(parameter(self, params, "c"))
+        (dc,) = entropy_penalty.backward(residuals, self.entropy)
         return self.entropy * H, {"c": dc}
 
     def multiply_adds(self, in_shape):

@@ -14,7 +14,6 @@ Loops: reference/conv.py. Tests: tests/layers/test_conv.py.
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -22,10 +21,13 @@ from ..errors import InputError, check_count, check_floating, check_shape
 from ..geometry import Padding, Pair, pair, resolve
 from ..initializers import initialize
 from ..lowering import correlate, kernel_gradient, materialized, sum_over_positions
-from ..rule import with_rule
+from ..operation import operation
 from .base import Layer, parameter
 
+__all__ = ["LENET5_C3", "Conv2d", "conv2d"]
 
+
+@operation
 def conv2d(
     x,
     weight,
@@ -35,7 +37,7 @@ def conv2d(
     padding: Padding = 0,
     dilation: int | Pair = 1,
     groups: int = 1,
-) -> jax.Array:
+):
     """2-D convolution as the documents and deep learning mean it: cross-correlation, the kernel not flipped [F1].
 
     Args:
@@ -48,19 +50,23 @@ def conv2d(
         groups: the input and output maps fall into this many groups, each convolved apart; I means depthwise.
 
     Returns:
-        (N, P, Q, O) of x's dtype, P and Q by `geometry.output_size`. Its derivative is `conv2d_backward`.
+        (N, P, Q, O) of x's dtype, P and Q by `geometry.output_size`. Its derivative is `conv2d.backward`.
 
     Raises:
         InputError: a shape, a dtype or the geometry does not fit.
 
     >>> conv2d(jnp.ones((1, 5, 7, 2)), jnp.ones((3, 2, 2, 4)), stride=(2, 1), padding="SAME").shape
     (1, 3, 7, 4)
+
+    dbias is None without a bias. The keyword arguments are those of the forward pass.
+
+    >>> y, residuals = conv2d.forward(jnp.ones((1, 3, 3, 1)), jnp.ones((2, 2, 1, 1)))
+    >>> dx, dweight, dbias = conv2d.backward(residuals, y)
+    >>> print(dx[0, :, :, 0])
+    [[ 4.  8.  4.]
+     [ 8. 16.  8.]
+     [ 4.  8.  4.]]
     """
-    return _conv2d(x, weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups)
-
-
-def conv2d_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
-    """(1): `(y, residuals)` of `conv2d`, plain JAX without the rule."""
     window = _resolve(x, weight, bias, stride, padding, dilation, groups)
     y = correlate(x, weight, window, groups)  # (1)
     if bias is not None:
@@ -68,21 +74,12 @@ def conv2d_forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, gro
     return y, (x, weight, bias)
 
 
-def conv2d_backward(residuals, dy, *, stride=1, padding=0, dilation=1, groups=1):
-    """(2)-(4): `(dx, dweight, dbias)` from `conv2d_forward`'s residuals and dy (N, P, Q, O).
-
-    dbias is None without a bias. The keyword arguments are those of the forward pass.
-
-    >>> y, residuals = conv2d_forward(jnp.ones((1, 3, 3, 1)), jnp.ones((2, 2, 1, 1)))
-    >>> dx, dweight, dbias = conv2d_backward(residuals, y)
-    >>> print(dx[0, :, :, 0])
-    [[ 4.  8.  4.]
-     [ 8. 16.  8.]
-     [ 4.  8.  4.]]
-    """
+@conv2d.rule
+def _(residuals, dy, *, stride, padding, dilation, groups):
+    """(2)-(4): `(dx, dweight, dbias)` from `conv2d.forward`'s residuals and dy (N, P, Q, O)."""
     x, weight, bias = residuals
     window = resolve("conv2d", x.shape[1:3], weight.shape[:2], stride=stride, padding=padding, dilation=dilation)
-    check_shape("conv2d_backward", "dy", dy, (x.shape[0], *window.output, weight.shape[3]))
+    check_shape("conv2d.backward", "dy", dy, (x.shape[0], *window.output, weight.shape[3]))
     dy = materialized(dy)
 
     dbias = None if bias is None else sum_over_positions(dy)  # (2)
@@ -120,9 +117,6 @@ def _check_groups(groups, in_channels, out_channels):
         raise InputError(
             f"conv2d: groups is {groups} but must divide the {in_channels} input and the {out_channels} output channels"
         )
-
-
-_conv2d = with_rule(conv2d_forward, conv2d_backward)
 
 
 Connections = tuple[tuple[int, ...], ...]
@@ -185,10 +179,10 @@ class Conv2d(Layer):
         return conv2d(x, *self._arrays(params), **self._hyper)
 
     def forward(self, params, x, *, train=False, key=None):
-        return conv2d_forward(x, *self._arrays(params), **self._hyper)
+        return conv2d.forward(x, *self._arrays(params), **self._hyper)
 
     def backward(self, residuals, dy):
-        dx, dweight, dbias = conv2d_backward(residuals, dy, **self._hyper)
+        dx, dweight, dbias = conv2d.backward(residuals, dy, **self._hyper)
         dweight = self._cut(dweight)
         return dx, {"weight": dweight, "bias": dbias} if self.bias else {"weight": dweight}
 

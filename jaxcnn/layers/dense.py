@@ -12,17 +12,19 @@ Loops: reference/dense.py. Tests: tests/layers/test_dense.py.
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 
 from ..errors import InputError, check_count, check_floating, check_shape
 from ..initializers import initialize
 from ..lowering import materialized
-from ..rule import with_rule
+from ..operation import operation
 from .base import Layer, parameter
 
+__all__ = ["Dense", "dense"]
 
-def dense(x, weight, bias=None) -> jax.Array:
+
+@operation
+def dense(x, weight, bias=None):
     """Fully connected layer, y = x W + b [F9].
 
     Args:
@@ -31,19 +33,20 @@ def dense(x, weight, bias=None) -> jax.Array:
         bias: (O,), the same dtype, or None.
 
     Returns:
-        (N, O) of that dtype. Its derivative is `dense_backward`.
+        (N, O) of that dtype. Its derivative is `dense.backward`.
 
     Raises:
         InputError: a shape or a dtype does not fit.
 
     >>> print(dense(jnp.array([[1.0, 2.0]]), jnp.array([[1.0, 0.0, 3.0], [0.0, 1.0, 4.0]])))
     [[ 1.  2. 11.]]
+
+    >>> y, residuals = dense.forward(jnp.array([[1.0, 2.0]]), jnp.eye(2), jnp.zeros(2))
+    >>> dx, dweight, dbias = dense.backward(residuals, jnp.array([[1.0, 10.0]]))
+    >>> print(dweight)
+    [[ 1. 10.]
+     [ 2. 20.]]
     """
-    return _dense(x, weight, bias)
-
-
-def dense_forward(x, weight, bias=None):
-    """(1): `(y, residuals)` of `dense`, plain JAX without the rule."""
     check_floating("dense", 2, x=x, weight=weight, bias=bias)
     if weight.ndim != 2 or weight.shape[0] != x.shape[1]:
         raise InputError(
@@ -57,24 +60,15 @@ def dense_forward(x, weight, bias=None):
     return y, (x, weight, bias)
 
 
-def dense_backward(residuals, dy):
-    """(2)-(4): `(dx, dweight, dbias)` from `dense_forward`'s residuals and dy (N, O); dbias is None without a bias.
-
-    >>> y, residuals = dense_forward(jnp.array([[1.0, 2.0]]), jnp.eye(2), jnp.zeros(2))
-    >>> dx, dweight, dbias = dense_backward(residuals, jnp.array([[1.0, 10.0]]))
-    >>> print(dweight)
-    [[ 1. 10.]
-     [ 2. 20.]]
-    """
+@dense.rule
+def _(residuals, dy):
+    """(2)-(4): `(dx, dweight, dbias)` from `dense.forward`'s residuals and dy (N, O); dbias is None without a bias."""
     x, weight, bias = residuals
-    check_shape("dense_backward", "dy", dy, (x.shape[0], weight.shape[1]))
+    check_shape("dense.backward", "dy", dy, (x.shape[0], weight.shape[1]))
     dbias = None if bias is None else dy.sum(axis=0)  # (2)
     dweight = x.T @ dy  # (3)
     dx = materialized(weight @ materialized(dy.T)).T  # (4); dy @ weight.T takes XLA on CPU twice as long
     return dx, dweight, dbias
-
-
-_dense = with_rule(dense_forward, dense_backward)
 
 
 @dataclass(frozen=True)
@@ -103,10 +97,10 @@ class Dense(Layer):
         return dense(x, *self._arrays(params))
 
     def forward(self, params, x, *, train=False, key=None):
-        return dense_forward(x, *self._arrays(params))
+        return dense.forward(x, *self._arrays(params))
 
     def backward(self, residuals, dy):
-        dx, dweight, dbias = dense_backward(residuals, dy)
+        dx, dweight, dbias = dense.backward(residuals, dy)
         return dx, {"weight": dweight, "bias": dbias} if self.bias else {"weight": dweight}
 
     def multiply_adds(self, in_shape):

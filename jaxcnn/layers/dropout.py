@@ -14,11 +14,14 @@ import jax
 import jax.numpy as jnp
 
 from ..errors import InputError, check_floating, check_shape
-from ..rule import with_rule
+from ..operation import operation
 from .base import Layer
 
+__all__ = ["Dropout", "dropout"]
 
-def dropout(x, key, *, rate: float) -> jax.Array:
+
+@operation
+def dropout(x, key, *, rate: float):
     """x with each entry set to zero with probability `rate` and the others divided by 1 - rate [T6].
 
     Srivastava et al., *Dropout* (2014), in the inverted form that keeps the expectation.
@@ -34,20 +37,16 @@ def dropout(x, key, *, rate: float) -> jax.Array:
     >>> print(dropout(jnp.ones(8), jax.random.key(0), rate=0.5))
     [0. 0. 2. 2. 0. 2. 2. 0.]
     """
-    return _dropout(x, key, rate=rate)
-
-
-def dropout_forward(x, key, *, rate):
-    """(1): `(y, residuals)` of `dropout`, plain JAX without the rule. The residual is keep, of dtype bool."""
     check_floating("dropout", x=x)
     _check_rate(rate)
     keep = jax.random.bernoulli(key, 1 - rate, x.shape)
     return _kept(x, keep, rate), keep
 
 
-def dropout_backward(residuals, dy, *, rate):
+@dropout.rule
+def _(residuals, dy, *, rate):
     """(2): `(dx, None)` from the residual keep and dy; the key has no gradient."""
-    check_shape("dropout_backward", "dy", dy, residuals.shape)
+    check_shape("dropout.backward", "dy", dy, residuals.shape)
     return _kept(dy, residuals, rate), None
 
 
@@ -58,9 +57,6 @@ def _kept(x, keep, rate):
 def _check_rate(rate):
     if not 0 <= rate < 1:
         raise InputError(f"dropout: rate is {rate!r} but must be at least 0 and below 1")
-
-
-_dropout = with_rule(dropout_forward, dropout_backward)
 
 
 @dataclass(frozen=True)
@@ -80,10 +76,10 @@ class Dropout(Layer):
         return dropout(x, self._required(key), rate=self.rate) if train else x
 
     def forward(self, params, x, *, train=False, key=None):
-        return dropout_forward(x, self._required(key), rate=self.rate) if train else (x, None)
+        return dropout.forward(x, self._required(key), rate=self.rate) if train else (x, None)
 
     def backward(self, residuals, dy):
-        return (dy if residuals is None else dropout_backward(residuals, dy, rate=self.rate)[0]), {}
+        return (dy if residuals is None else dropout.backward(residuals, dy, rate=self.rate)[0]), {}
 
     def _required(self, key):
         if key is None:

@@ -13,17 +13,19 @@ Loops: reference/median_pool.py. Tests: tests/layers/test_median_pool.py.
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 
 from ..errors import check_floating, check_shape
 from ..geometry import Pair, pair, resolve_pool
-from ..rule import Static, with_rule
+from ..operation import Static, operation
 from .base import FixedLayer
 from .pool import _entries_at, _placed_at
 
+__all__ = ["MedianPool2d", "median_pool2d"]
 
-def median_pool2d(x, window_size: int | Pair, *, stride: int | Pair | None = None) -> jax.Array:
+
+@operation
+def median_pool2d(x, window_size: int | Pair, *, stride: int | Pair | None = None):
     """Median of each window; for an even window the mean of the two middle values [F5].
 
     Args:
@@ -32,7 +34,7 @@ def median_pool2d(x, window_size: int | Pair, *, stride: int | Pair | None = Non
         stride: step of the window, an int or (height, width); None is the window's size.
 
     Returns:
-        (N, P, Q, C) of x's dtype, P and Q by `geometry.output_size`. Its derivative is `median_pool2d_backward`: each
+        (N, P, Q, C) of x's dtype, P and Q by `geometry.output_size`. Its derivative is `median_pool2d.backward`: each
         of the two middle entries owns half of dy; equal values are ordered as they stand, row by row.
 
     Raises:
@@ -41,12 +43,13 @@ def median_pool2d(x, window_size: int | Pair, *, stride: int | Pair | None = Non
     >>> x = jnp.array([[1.0, 5.0, 2.0], [4.0, 3.0, 9.0]]).reshape(1, 2, 3, 1)
     >>> print(median_pool2d(x, 2, stride=1)[0, :, :, 0])
     [[3.5 4. ]]
+
+    >>> x = jnp.array([[1.0, 5.0, 2.0], [4.0, 3.0, 9.0]]).reshape(1, 2, 3, 1)
+    >>> y, residuals = median_pool2d.forward(x, 2, stride=1)
+    >>> print(median_pool2d.backward(residuals, 2 * jnp.ones_like(y), window_size=2, stride=1)[0][0, :, :, 0])
+    [[0. 1. 0.]
+     [1. 2. 0.]]
     """
-    return _median_pool2d(x, window_size=window_size, stride=stride)
-
-
-def median_pool2d_forward(x, window_size, *, stride=None):
-    """(1), (2): `(y, residuals)` of `median_pool2d`, plain JAX without the rule. The residuals are the positions."""
     check_floating("median_pool2d", 4, x=x)
     window = resolve_pool("median_pool2d", x.shape[1:3], window_size, stride=stride)
     entries = jnp.stack([_entries_at(x, window, position) for position in window.taps])
@@ -57,17 +60,11 @@ def median_pool2d_forward(x, window_size, *, stride=None):
     return y, (middle.astype(jnp.int16 if len(entries) > 127 else jnp.int8), Static(x.shape))
 
 
-def median_pool2d_backward(residuals, dy, *, window_size, stride=None):
-    """(3): `(dx,)` from `median_pool2d_forward`'s residuals and dy (N, P, Q, C).
-
-    >>> x = jnp.array([[1.0, 5.0, 2.0], [4.0, 3.0, 9.0]]).reshape(1, 2, 3, 1)
-    >>> y, residuals = median_pool2d_forward(x, 2, stride=1)
-    >>> print(median_pool2d_backward(residuals, 2 * jnp.ones_like(y), window_size=2, stride=1)[0][0, :, :, 0])
-    [[0. 1. 0.]
-     [1. 2. 0.]]
-    """
+@median_pool2d.rule
+def _(residuals, dy, *, window_size, stride):
+    """(3): `(dx,)` from `median_pool2d.forward`'s residuals and dy (N, P, Q, C)."""
     middle, in_shape = residuals
-    check_shape("median_pool2d_backward", "dy", dy, middle.shape[1:])
+    check_shape("median_pool2d.backward", "dy", dy, middle.shape[1:])
     window = resolve_pool("median_pool2d", in_shape.value[1:3], window_size, stride=stride)
     half = dy.astype(jnp.promote_types(dy.dtype, jnp.float32)) / 2
     dx = jnp.zeros(in_shape.value, half.dtype)
@@ -78,9 +75,6 @@ def median_pool2d_backward(residuals, dy, *, window_size, stride=None):
 
 def _middle(count):
     return (count - 1) // 2, count // 2
-
-
-_median_pool2d = with_rule(median_pool2d_forward, median_pool2d_backward)
 
 
 @dataclass(frozen=True)
@@ -97,6 +91,4 @@ class MedianPool2d(FixedLayer):
     def __post_init__(self):
         pair("median_pool2d", "window_size", self.window_size)
 
-    op = staticmethod(median_pool2d)
-    op_forward = staticmethod(median_pool2d_forward)
-    op_backward = staticmethod(median_pool2d_backward)
+    op = median_pool2d

@@ -17,7 +17,6 @@ Loops: reference/pool.py. Tests: tests/layers/test_pool.py.
 import functools
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -25,11 +24,14 @@ from jax import lax
 from ..errors import check_floating, check_shape
 from ..geometry import Padding, Pair, pair, resolve_pool
 from ..lowering import materialized
-from ..rule import Static, with_rule
+from ..operation import Static, operation
 from .base import FixedLayer
 
+__all__ = ["AvgPool2d", "MaxPool2d", "avg_pool2d", "max_pool2d"]
 
-def max_pool2d(x, window_size: int | Pair, *, stride: int | Pair | None = None, padding: Padding = 0) -> jax.Array:
+
+@operation
+def max_pool2d(x, window_size: int | Pair, *, stride: int | Pair | None = None, padding: Padding = 0):
     """Maximum of each window [F3].
 
     Args:
@@ -39,7 +41,7 @@ def max_pool2d(x, window_size: int | Pair, *, stride: int | Pair | None = None, 
         padding: entries of -inf around x: an int, ((top, bottom), (left, right)), "SAME" or "VALID".
 
     Returns:
-        (N, P, Q, C) of x's dtype, P and Q by `geometry.output_size`. Its derivative is `max_pool2d_backward`: where
+        (N, P, Q, C) of x's dtype, P and Q by `geometry.output_size`. Its derivative is `max_pool2d.backward`: where
         several entries tie, the first in row-major order owns all of dy.
 
     Raises:
@@ -48,12 +50,13 @@ def max_pool2d(x, window_size: int | Pair, *, stride: int | Pair | None = None, 
     >>> x = jnp.array([[1.0, 5.0, 2.0], [4.0, 3.0, 9.0]]).reshape(1, 2, 3, 1)
     >>> print(max_pool2d(x, (2, 2), stride=1)[0, :, :, 0])
     [[5. 9.]]
+
+    >>> x = jnp.array([[1.0, 5.0, 2.0], [4.0, 3.0, 9.0]]).reshape(1, 2, 3, 1)
+    >>> y, residuals = max_pool2d.forward(x, 2, stride=1)
+    >>> print(max_pool2d.backward(residuals, 10 * y, window_size=2, stride=1)[0][0, :, :, 0])
+    [[ 0. 50.  0.]
+     [ 0.  0. 90.]]
     """
-    return _max_pool2d(x, window_size=window_size, stride=stride, padding=padding)
-
-
-def max_pool2d_forward(x, window_size, *, stride=None, padding=0):
-    """(1), (2): `(y, residuals)` of `max_pool2d`, plain JAX without the rule. The residual k is a small integer."""
     check_floating("max_pool2d", 4, x=x)
     window = resolve_pool("max_pool2d", x.shape[1:3], window_size, stride=stride, padding=padding)
     padded = _padded(x, window, -jnp.inf)
@@ -69,18 +72,12 @@ def max_pool2d_forward(x, window_size, *, stride=None, padding=0):
     return y, (materialized(k), Static(x.shape))
 
 
-def max_pool2d_backward(residuals, dy, *, window_size, stride=None, padding=0):
-    """(3): `(dx,)` from `max_pool2d_forward`'s residuals and dy (N, P, Q, C).
-
-    >>> x = jnp.array([[1.0, 5.0, 2.0], [4.0, 3.0, 9.0]]).reshape(1, 2, 3, 1)
-    >>> y, residuals = max_pool2d_forward(x, 2, stride=1)
-    >>> print(max_pool2d_backward(residuals, 10 * y, window_size=2, stride=1)[0][0, :, :, 0])
-    [[ 0. 50.  0.]
-     [ 0.  0. 90.]]
-    """
+@max_pool2d.rule
+def _(residuals, dy, *, window_size, stride, padding):
+    """(3): `(dx,)` from `max_pool2d.forward`'s residuals and dy (N, P, Q, C)."""
     k, in_shape = residuals
     window = resolve_pool("max_pool2d", in_shape.value[1:3], window_size, stride=stride, padding=padding)
-    check_shape("max_pool2d_backward", "dy", dy, k.shape)
+    check_shape("max_pool2d.backward", "dy", dy, k.shape)
     U, V = window.kernel
     if window.tiles:
         taps = np.arange(U * V, dtype=k.dtype).reshape(U, 1, V, 1)
@@ -92,7 +89,8 @@ def max_pool2d_backward(residuals, dy, *, window_size, stride=None, padding=0):
     return (materialized(dx.astype(dy.dtype)),)
 
 
-def avg_pool2d(x, window_size: int | Pair, *, stride: int | Pair | None = None, padding: Padding = 0) -> jax.Array:
+@operation
+def avg_pool2d(x, window_size: int | Pair, *, stride: int | Pair | None = None, padding: Padding = 0):
     """Mean of each window [F4]. Padded zeros count: the divisor is always the window's size.
 
     Args:
@@ -102,7 +100,7 @@ def avg_pool2d(x, window_size: int | Pair, *, stride: int | Pair | None = None, 
         padding: zeros around x: an int, ((top, bottom), (left, right)), "SAME" or "VALID".
 
     Returns:
-        (N, P, Q, C) of x's dtype, P and Q by `geometry.output_size`. Its derivative is `avg_pool2d_backward`.
+        (N, P, Q, C) of x's dtype, P and Q by `geometry.output_size`. Its derivative is `avg_pool2d.backward`.
 
     Raises:
         InputError: a shape, the dtype or the geometry does not fit, or a window lies wholly in the padding.
@@ -110,12 +108,12 @@ def avg_pool2d(x, window_size: int | Pair, *, stride: int | Pair | None = None, 
     >>> x = jnp.array([[1.0, 5.0, 2.0], [4.0, 2.0, 9.0]]).reshape(1, 2, 3, 1)
     >>> print(avg_pool2d(x, (2, 2), stride=1)[0, :, :, 0])
     [[3.  4.5]]
+
+    >>> y, residuals = avg_pool2d.forward(jnp.ones((1, 2, 3, 1)), 2, stride=1)
+    >>> print(avg_pool2d.backward(residuals, 4 * y, window_size=2, stride=1)[0][0, :, :, 0])
+    [[1. 2. 1.]
+     [1. 2. 1.]]
     """
-    return _avg_pool2d(x, window_size=window_size, stride=stride, padding=padding)
-
-
-def avg_pool2d_forward(x, window_size, *, stride=None, padding=0):
-    """(4): `(y, residuals)` of `avg_pool2d`, plain JAX without the rule. The residual is x's shape alone."""
     check_floating("avg_pool2d", 4, x=x)
     window = resolve_pool("avg_pool2d", x.shape[1:3], window_size, stride=stride, padding=padding)
     U, V = window.kernel
@@ -128,17 +126,12 @@ def avg_pool2d_forward(x, window_size, *, stride=None, padding=0):
     return (total / (U * V)).astype(x.dtype), Static(x.shape)  # (4)
 
 
-def avg_pool2d_backward(residuals, dy, *, window_size, stride=None, padding=0):
-    """(5): `(dx,)` from `avg_pool2d_forward`'s residuals and dy (N, P, Q, C).
-
-    >>> y, residuals = avg_pool2d_forward(jnp.ones((1, 2, 3, 1)), 2, stride=1)
-    >>> print(avg_pool2d_backward(residuals, 4 * y, window_size=2, stride=1)[0][0, :, :, 0])
-    [[1. 2. 1.]
-     [1. 2. 1.]]
-    """
+@avg_pool2d.rule
+def _(residuals, dy, *, window_size, stride, padding):
+    """(5): `(dx,)` from `avg_pool2d.forward`'s residuals and dy (N, P, Q, C)."""
     N, H, W, C = residuals.value
     window = resolve_pool("avg_pool2d", (H, W), window_size, stride=stride, padding=padding)
-    check_shape("avg_pool2d_backward", "dy", dy, (N, *window.output, C))
+    check_shape("avg_pool2d.backward", "dy", dy, (N, *window.output, C))
     U, V = window.kernel
     share = dy.astype(jnp.promote_types(dy.dtype, jnp.float32)) / (U * V)
     if window.tiles:
@@ -210,10 +203,6 @@ def _inside(window, position):
     return (rows[:, None] & columns)[:, :, None]
 
 
-_max_pool2d = with_rule(max_pool2d_forward, max_pool2d_backward)
-_avg_pool2d = with_rule(avg_pool2d_forward, avg_pool2d_backward)
-
-
 @dataclass(frozen=True)
 class MaxPool2d(FixedLayer):
     """Spec of `max_pool2d`.
@@ -229,9 +218,7 @@ class MaxPool2d(FixedLayer):
     def __post_init__(self):
         pair("max_pool2d", "window_size", self.window_size)
 
-    op = staticmethod(max_pool2d)
-    op_forward = staticmethod(max_pool2d_forward)
-    op_backward = staticmethod(max_pool2d_backward)
+    op = max_pool2d
 
 
 @dataclass(frozen=True)
@@ -249,6 +236,4 @@ class AvgPool2d(FixedLayer):
     def __post_init__(self):
         pair("avg_pool2d", "window_size", self.window_size)
 
-    op = staticmethod(avg_pool2d)
-    op_forward = staticmethod(avg_pool2d_forward)
-    op_backward = staticmethod(avg_pool2d_backward)
+    op = avg_pool2d

@@ -12,14 +12,15 @@ Loops: reference/reshape.py. Tests: tests/layers/test_reshape.py.
 import math
 from dataclasses import dataclass
 
-import jax
-
 from ..errors import InputError, check_floating, check_shape
-from ..rule import Static, with_rule
+from ..operation import Static, operation
 from .base import FixedLayer
 
+__all__ = ["Flatten", "flatten"]
 
-def flatten(x) -> jax.Array:
+
+@operation
+def flatten(x):
     """x (N, ...) as (N, features), row-major [F9].
 
     Raises:
@@ -28,25 +29,18 @@ def flatten(x) -> jax.Array:
     >>> flatten(jnp.ones((2, 3, 3, 4))).shape
     (2, 36)
     """
-    return _flatten(x)
-
-
-def flatten_forward(x):
-    """(1): `(y, residuals)` of `flatten`, plain JAX without the rule. The residual is x's shape."""
     check_floating("flatten", x=x)
     if x.ndim < 1:
         raise InputError("flatten: x has shape () but must have shape (batch, ...)")
     return x.reshape(x.shape[0], math.prod(x.shape[1:])), Static(x.shape)
 
 
-def flatten_backward(residuals, dy):
+@flatten.rule
+def _(residuals, dy):
     """(2): `(dx,)` from the residual shape and dy (N, features)."""
     N, *rest = residuals.value
-    check_shape("flatten_backward", "dy", dy, (N, math.prod(rest)))
+    check_shape("flatten.backward", "dy", dy, (N, math.prod(rest)))
     return (dy.reshape(residuals.value),)
-
-
-_flatten = with_rule(flatten_forward, flatten_backward)
 
 
 @dataclass(frozen=True)
@@ -57,6 +51,4 @@ class Flatten(FixedLayer):
     (256,)
     """
 
-    op = staticmethod(flatten)
-    op_forward = staticmethod(flatten_forward)
-    op_backward = staticmethod(flatten_backward)
+    op = flatten

@@ -13,6 +13,8 @@ import jax
 from ..errors import InputError
 from .base import Layer
 
+__all__ = ["Residual"]
+
 
 @dataclass(frozen=True)
 class Residual(Layer):

@@ -16,10 +16,13 @@ import jax
 import jax.numpy as jnp
 
 from ..errors import check_floating, check_shape
-from ..rule import with_rule
+from ..operation import operation
+
+__all__ = ["effective_inputs", "entropy_penalty", "l1_penalty"]
 
 
-def l1_penalty(alpha) -> jax.Array:
+@operation
+def l1_penalty(alpha):
     """Sum of the absolute values [B11]: any shape, any floating dtype; the derivative at 0 is 0.
 
     Of weights from a softmax it is constant: use `entropy_penalty` for them.
@@ -30,22 +33,19 @@ def l1_penalty(alpha) -> jax.Array:
     >>> print(l1_penalty(jnp.array([1.0, -2.0])), jax.grad(l1_penalty)(jnp.array([1.0, -2.0])))
     3.0 [ 1. -1.]
     """
-    return _l1_penalty(alpha)
-
-
-def l1_penalty_forward(alpha):
-    """(1): `(E, residuals)` of `l1_penalty`, plain JAX without the rule."""
     check_floating("l1_penalty", alpha=alpha)
     return jnp.abs(alpha).sum(), alpha
 
 
-def l1_penalty_backward(alpha, dy):
+@l1_penalty.rule
+def _(alpha, dy):
     """(1): `(dalpha,)` from the residual alpha and the scalar dy = dE."""
-    check_shape("l1_penalty_backward", "dy", dy, ())
+    check_shape("l1_penalty.backward", "dy", dy, ())
     return (dy * jnp.sign(alpha),)
 
 
-def entropy_penalty(c) -> jax.Array:
+@operation
+def entropy_penalty(c):
     """Entropy of the weights softmax(c) over the inputs, summed over the maps [B11].
 
     It takes c, not alpha: there is no c for which an ln alpha is infinite.
@@ -54,7 +54,7 @@ def entropy_penalty(c) -> jax.Array:
         c: (I, J), floating point: I inputs, J maps.
 
     Returns:
-        A scalar of that dtype, from 0 to J ln I. Its derivative is `entropy_penalty_backward`.
+        A scalar of that dtype, from 0 to J ln I. Its derivative is `entropy_penalty.backward`.
 
     Raises:
         InputError: c is not a floating-point array of two dimensions.
@@ -62,21 +62,17 @@ def entropy_penalty(c) -> jax.Array:
     >>> print(entropy_penalty(jnp.zeros((4, 1))).round(4), entropy_penalty(jnp.array([[99.0], [0.0]])).round(4))
     1.3863 0.0
     """
-    return _entropy_penalty(c)
-
-
-def entropy_penalty_forward(c):
-    """(2): `(E, residuals)` of `entropy_penalty`, plain JAX without the rule. The residuals are ln alpha and H."""
     check_floating("entropy_penalty", 2, c=c)
     log_alpha = jax.nn.log_softmax(c, axis=0)
     H = (jnp.exp(log_alpha) * -log_alpha).sum(axis=0)
     return H.sum(), (log_alpha, H)
 
 
-def entropy_penalty_backward(residuals, dy):
-    """(3): `(dc,)` from `entropy_penalty_forward`'s residuals and the scalar dy = dE."""
+@entropy_penalty.rule
+def _(residuals, dy):
+    """(3): `(dc,)` from `entropy_penalty.forward`'s residuals and the scalar dy = dE."""
     log_alpha, H = residuals
-    check_shape("entropy_penalty_backward", "dy", dy, ())
+    check_shape("entropy_penalty.backward", "dy", dy, ())
     return (-dy * jnp.exp(log_alpha) * (log_alpha + H),)
 
 
@@ -86,8 +82,4 @@ def effective_inputs(c) -> jax.Array:
     >>> print(effective_inputs(jnp.array([[0.0, 99.0], [0.0, 0.0], [0.0, 0.0]])).round(4))
     [3. 1.]
     """
-    return jnp.exp(entropy_penalty_forward(c)[1][1])
-
-
-_l1_penalty = with_rule(l1_penalty_forward, l1_penalty_backward)
-_entropy_penalty = with_rule(entropy_penalty_forward, entropy_penalty_backward)
+    return jnp.exp(entropy_penalty.forward(c)[1][1])

@@ -18,16 +18,18 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from ..errors import InputError, check_floating, check_shape
 from ..geometry import Pair, pair, resolve_pool
-from ..rule import Static, with_rule
+from ..operation import Static, operation
 from .base import Layer
 from .pool import _entries_at, _placed_at
 
+__all__ = ["StochasticPool2d", "expected_pool2d", "stochastic_pool2d"]
 
-def stochastic_pool2d(x, key, window_size: int | Pair, *, stride: int | Pair | None = None) -> jax.Array:
+
+@operation
+def stochastic_pool2d(x, key, window_size: int | Pair, *, stride: int | Pair | None = None):
     """One entry of each window, drawn with probability a_i / sum a: for training [F6].
 
     Zeiler & Fergus, *Stochastic pooling for regularization of deep convolutional neural networks* (2013), eq. 4-5.
@@ -40,7 +42,7 @@ def stochastic_pool2d(x, key, window_size: int | Pair, *, stride: int | Pair | N
 
     Returns:
         (N, P, Q, C) of x's dtype, P and Q by `geometry.output_size`. A window of zeros gives 0. Its derivative is
-        `stochastic_pool2d_backward`, which replays the draw.
+        `stochastic_pool2d.backward`, which replays the draw.
 
     Raises:
         InputError: a shape, the dtype or the geometry does not fit, or x has a negative entry. Inside `jit`, `grad`
@@ -49,13 +51,13 @@ def stochastic_pool2d(x, key, window_size: int | Pair, *, stride: int | Pair | N
     >>> x = jnp.array([[1.0, 0.0, 0.0], [3.0, 0.0, 5.0]]).reshape(1, 2, 3, 1)
     >>> print(stochastic_pool2d(x, jax.random.key(0), (2, 2), stride=1)[0, :, :, 0])
     [[3. 5.]]
+
+    >>> x = jnp.array([[1.0, 0.0, 0.0], [3.0, 0.0, 5.0]]).reshape(1, 2, 3, 1)
+    >>> y, residuals = stochastic_pool2d.forward(x, jax.random.key(0), 2, stride=1)
+    >>> print(stochastic_pool2d.backward(residuals, 10 * y, window_size=2, stride=1)[0][0, :, :, 0])
+    [[ 0.  0.  0.]
+     [30.  0. 50.]]
     """
-    _refuse_negative("stochastic_pool2d", x)
-    return _stochastic_pool2d(x, key, window_size=window_size, stride=stride)
-
-
-def stochastic_pool2d_forward(x, key, window_size, *, stride=None):
-    """(1), (2): `(y, residuals)` of `stochastic_pool2d`, plain JAX without the rule. The residual is the drawn k."""
     entries = _windows("stochastic_pool2d", x, window_size, stride)
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     totals = [entries[0].astype(dtype)]
@@ -70,17 +72,11 @@ def stochastic_pool2d_forward(x, key, window_size, *, stride=None):
     return jnp.where(_none_negative(entries), y, jnp.nan), (k, Static(x.shape))
 
 
-def stochastic_pool2d_backward(residuals, dy, *, window_size, stride=None):
-    """(3): `(dx, None)` from `stochastic_pool2d_forward`'s residuals and dy (N, P, Q, C); the key has no gradient.
-
-    >>> x = jnp.array([[1.0, 0.0, 0.0], [3.0, 0.0, 5.0]]).reshape(1, 2, 3, 1)
-    >>> y, residuals = stochastic_pool2d_forward(x, jax.random.key(0), 2, stride=1)
-    >>> print(stochastic_pool2d_backward(residuals, 10 * y, window_size=2, stride=1)[0][0, :, :, 0])
-    [[ 0.  0.  0.]
-     [30.  0. 50.]]
-    """
+@stochastic_pool2d.rule
+def _(residuals, dy, *, window_size, stride):
+    """(3): `(dx, None)` from `stochastic_pool2d.forward`'s residuals and dy (N, P, Q, C); the key has no gradient."""
     k, in_shape = residuals
-    check_shape("stochastic_pool2d_backward", "dy", dy, k.shape)
+    check_shape("stochastic_pool2d.backward", "dy", dy, k.shape)
     window = resolve_pool("stochastic_pool2d", in_shape.value[1:3], window_size, stride=stride)
     wide = dy.astype(jnp.promote_types(dy.dtype, jnp.float32))
     dx = jnp.zeros(in_shape.value, wide.dtype)
@@ -89,7 +85,8 @@ def stochastic_pool2d_backward(residuals, dy, *, window_size, stride=None):
     return dx.astype(dy.dtype), None
 
 
-def expected_pool2d(x, window_size: int | Pair, *, stride: int | Pair | None = None) -> jax.Array:
+@operation
+def expected_pool2d(x, window_size: int | Pair, *, stride: int | Pair | None = None):
     """The expectation of `stochastic_pool2d`, sum p_i a_i: for evaluation [F6].
 
     Zeiler & Fergus (2013), eq. 6.
@@ -100,7 +97,7 @@ def expected_pool2d(x, window_size: int | Pair, *, stride: int | Pair | None = N
         stride: step of the window, an int or (height, width); None is the window's size.
 
     Returns:
-        (N, P, Q, C) of x's dtype. A window of zeros gives 0. Its derivative is `expected_pool2d_backward`.
+        (N, P, Q, C) of x's dtype. A window of zeros gives 0. Its derivative is `expected_pool2d.backward`.
 
     Raises:
         InputError: a shape, the dtype or the geometry does not fit, or x has a negative entry. Inside `jit`, `grad`
@@ -109,13 +106,11 @@ def expected_pool2d(x, window_size: int | Pair, *, stride: int | Pair | None = N
     >>> x = jnp.array([[1.0, 0.0, 0.0], [3.0, 0.0, 5.0]]).reshape(1, 2, 3, 1)
     >>> print(expected_pool2d(x, (2, 2), stride=1)[0, :, :, 0])
     [[2.5 5. ]]
+
+    >>> y, residuals = expected_pool2d.forward(jnp.array([1.0, 3.0]).reshape(1, 1, 2, 1), (1, 2))
+    >>> print(expected_pool2d.backward(residuals, jnp.ones((1, 1, 1, 1)), window_size=(1, 2))[0][0, :, :, 0])
+    [[-0.125  0.875]]
     """
-    _refuse_negative("expected_pool2d", x)
-    return _expected_pool2d(x, window_size=window_size, stride=stride)
-
-
-def expected_pool2d_forward(x, window_size, *, stride=None):
-    """(4): `(y, residuals)` of `expected_pool2d`, plain JAX without the rule."""
     entries = _windows("expected_pool2d", x, window_size, stride)
     wide = [entry.astype(jnp.promote_types(x.dtype, jnp.float32)) for entry in entries]
     total = sum(wide[1:], wide[0])
@@ -125,15 +120,11 @@ def expected_pool2d_forward(x, window_size, *, stride=None):
     return jnp.where(_none_negative(entries), y, jnp.nan).astype(x.dtype), (x, y, total)
 
 
-def expected_pool2d_backward(residuals, dy, *, window_size, stride=None):
-    """(5): `(dx,)` from `expected_pool2d_forward`'s residuals and dy (N, P, Q, C).
-
-    >>> y, residuals = expected_pool2d_forward(jnp.array([1.0, 3.0]).reshape(1, 1, 2, 1), (1, 2))
-    >>> print(expected_pool2d_backward(residuals, jnp.ones((1, 1, 1, 1)), window_size=(1, 2))[0][0, :, :, 0])
-    [[-0.125  0.875]]
-    """
+@expected_pool2d.rule
+def _(residuals, dy, *, window_size, stride):
+    """(5): `(dx,)` from `expected_pool2d.forward`'s residuals and dy (N, P, Q, C)."""
     x, y, total = residuals
-    check_shape("expected_pool2d_backward", "dy", dy, y.shape)
+    check_shape("expected_pool2d.backward", "dy", dy, y.shape)
     window = resolve_pool("expected_pool2d", x.shape[1:3], window_size, stride=stride)
     empty = total == 0
     share = dy / jnp.where(empty, jnp.ones_like(total), total)
@@ -148,15 +139,20 @@ def expected_pool2d_backward(residuals, dy, *, window_size, stride=None):
 def _windows(op, x, window_size, stride):
     """The entries of every window, one array (N, P, Q, C) for each tap."""
     check_floating(op, 4, x=x)
-    _refuse_negative(op, x)
     window = resolve_pool(op, x.shape[1:3], window_size, stride=stride)
     return [_entries_at(x, window, position) for position in window.taps]
 
 
-def _refuse_negative(op, x):
-    # in NumPy: inside jit an operation of JAX on a concrete array is traced, too
-    if not isinstance(x, Tracer) and (least := np.asarray(x).min(initial=0)) < 0:
-        raise InputError(f"{op}: x has the entry {least} but must have none below 0; put a ReLU before it")
+def _refuse_negative(name):
+    def refuse(x, *others, **more):
+        if (least := np.asarray(x).min(initial=0)) < 0:
+            raise InputError(f"{name}: x has the entry {least} but must have none below 0; put a ReLU before it")
+
+    return refuse
+
+
+stochastic_pool2d.refuse(_refuse_negative("stochastic_pool2d"))
+expected_pool2d.refuse(_refuse_negative("expected_pool2d"))
 
 
 def _none_negative(entries):
@@ -164,10 +160,6 @@ def _none_negative(entries):
     for entry in entries[1:]:
         least = jnp.minimum(least, entry)
     return least >= 0
-
-
-_stochastic_pool2d = with_rule(stochastic_pool2d_forward, stochastic_pool2d_backward)
-_expected_pool2d = with_rule(expected_pool2d_forward, expected_pool2d_backward)
 
 
 @dataclass(frozen=True)
@@ -191,14 +183,14 @@ class StochasticPool2d(Layer):
 
     def forward(self, params, x, *, train=False, key=None):
         if train:
-            y, residuals = stochastic_pool2d_forward(x, self._required(key), **vars(self))
+            y, residuals = stochastic_pool2d.forward(x, self._required(key), **vars(self))
         else:
-            y, residuals = expected_pool2d_forward(x, **vars(self))
+            y, residuals = expected_pool2d.forward(x, **vars(self))
         return y, (residuals, Static(train))
 
     def backward(self, residuals, dy):
         kept, train = residuals
-        backward = stochastic_pool2d_backward if train.value else expected_pool2d_backward
+        backward = stochastic_pool2d.backward if train.value else expected_pool2d.backward
         return backward(kept, dy, **vars(self))[0], {}
 
     def _required(self, key):

@@ -20,12 +20,15 @@ from jax import lax
 
 from ..errors import InputError, check_floating, check_shape
 from ..geometry import Pair, pair, resolve_pool
-from ..rule import Static, with_rule
+from ..operation import Static, operation
 from .base import Layer, parameter
 from .pool import _sum_over_tiles
 
+__all__ = ["Subsample2d", "subsample2d"]
 
-def subsample2d(x, beta, bias, window_size: int | Pair) -> jax.Array:
+
+@operation
+def subsample2d(x, beta, bias, window_size: int | Pair):
     """Sum of each block times beta plus bias, a pair of them for each map [F7].
 
     Args:
@@ -35,7 +38,7 @@ def subsample2d(x, beta, bias, window_size: int | Pair) -> jax.Array:
         window_size: of the block, an int or (height, width).
 
     Returns:
-        (N, H // height, W // width, C) of x's dtype. Its derivative is `subsample2d_backward`.
+        (N, H // height, W // width, C) of x's dtype. Its derivative is `subsample2d.backward`.
 
     Raises:
         InputError: a shape, a dtype or the geometry does not fit.
@@ -43,12 +46,16 @@ def subsample2d(x, beta, bias, window_size: int | Pair) -> jax.Array:
     >>> x = jnp.arange(8.0).reshape(1, 2, 4, 1)
     >>> print(subsample2d(x, jnp.array([0.5]), jnp.array([1.0]), 2)[0, :, :, 0])
     [[ 6. 10.]]
+
+    >>> x = jnp.arange(8.0).reshape(1, 2, 4, 1)
+    >>> y, residuals = subsample2d.forward(x, jnp.array([0.5]), jnp.array([1.0]), 2)
+    >>> dx, dbeta, dbias = subsample2d.backward(residuals, jnp.array([2.0, 4.0]).reshape(1, 1, 2, 1), window_size=2)
+    >>> print(dx[0, :, :, 0])
+    [[1. 1. 2. 2.]
+     [1. 1. 2. 2.]]
+    >>> print(dbeta, dbias)
+    [92.] [6.]
     """
-    return _subsample2d(x, beta, bias, window_size=window_size)
-
-
-def subsample2d_forward(x, beta, bias, window_size):
-    """(1), (2): `(y, residuals)` of `subsample2d`, plain JAX without the rule. The residuals hold down(x)."""
     check_floating("subsample2d", 4, x=x, beta=beta, bias=bias)
     check_shape("subsample2d", "beta", beta, x.shape[3:])
     check_shape("subsample2d", "bias", bias, x.shape[3:])
@@ -56,20 +63,11 @@ def subsample2d_forward(x, beta, bias, window_size):
     return beta * down + bias, (down, beta, Static(x.shape))  # (2)
 
 
-def subsample2d_backward(residuals, dy, *, window_size):
-    """(3)-(5): `(dx, dbeta, dbias)` from `subsample2d_forward`'s residuals and dy (N, P, Q, C).
-
-    >>> x = jnp.arange(8.0).reshape(1, 2, 4, 1)
-    >>> y, residuals = subsample2d_forward(x, jnp.array([0.5]), jnp.array([1.0]), 2)
-    >>> dx, dbeta, dbias = subsample2d_backward(residuals, jnp.array([2.0, 4.0]).reshape(1, 1, 2, 1), window_size=2)
-    >>> print(dx[0, :, :, 0])
-    [[1. 1. 2. 2.]
-     [1. 1. 2. 2.]]
-    >>> print(dbeta, dbias)
-    [92.] [6.]
-    """
+@subsample2d.rule
+def _(residuals, dy, *, window_size):
+    """(3)-(5): `(dx, dbeta, dbias)` from `subsample2d.forward`'s residuals and dy (N, P, Q, C)."""
     down, beta, in_shape = residuals
-    check_shape("subsample2d_backward", "dy", dy, down.shape)
+    check_shape("subsample2d.backward", "dy", dy, down.shape)
     wide = dy.astype(jnp.promote_types(dy.dtype, jnp.float32))
     dbias = wide.sum(axis=(0, 1, 2)).astype(dy.dtype)  # (3)
     dbeta = (wide * down).sum(axis=(0, 1, 2)).astype(dy.dtype)  # (4)
@@ -106,9 +104,6 @@ def upsample(x, window_size: int | Pair) -> jax.Array:
     return blocks.reshape(N, P * U, Q * V, C)
 
 
-_subsample2d = with_rule(subsample2d_forward, subsample2d_backward)
-
-
 @dataclass(frozen=True)
 class Subsample2d(Layer):
     """Spec of `subsample2d`. It starts as mean pooling: beta = 1 / (height width), bias = 0.
@@ -134,10 +129,10 @@ class Subsample2d(Layer):
         return subsample2d(x, *self._arrays(params), self.window_size)
 
     def forward(self, params, x, *, train=False, key=None):
-        return subsample2d_forward(x, *self._arrays(params), self.window_size)
+        return subsample2d.forward(x, *self._arrays(params), self.window_size)
 
     def backward(self, residuals, dy):
-        dx, dbeta, dbias = subsample2d_backward(residuals, dy, window_size=self.window_size)
+        dx, dbeta, dbias = subsample2d.backward(residuals, dy, window_size=self.window_size)
         return dx, {"beta": dbeta, "bias": dbias}
 
     def multiply_adds(self, in_shape):

@@ -147,8 +147,13 @@ def _batched(arrays, axes, *, otherwise, by_onednn):
     return jax.vmap(otherwise, axes)(*arrays), 0
 
 
+def _evaluated(*arrays, **formulations):
+    with jax.disable_jit(False):  # a custom call exists in a compiled program alone
+        return jax.jit(partial(_either.bind, **formulations))(*arrays)
+
+
 _either = Primitive("onednn_or_otherwise")
-_either.def_impl(lambda *arrays, **formulations: jax.jit(partial(_either.bind, **formulations))(*arrays))
+_either.def_impl(_evaluated)
 _either.def_abstract_eval(_abstract)
 mlir.register_lowering(_either, _lowered)
 mlir.register_lowering(_either, _lowered_on_cpu, platform="cpu")

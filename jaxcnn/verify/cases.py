@@ -1,32 +1,30 @@
-"""Every operation, described once: its three functions and the cases that every generic check runs over.
+"""Every operation with the cases that every generic check runs over.
 
 The probes are random and asymmetric: sizes differ along every axis, so that a flip or a transposition shows.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
 
-from .. import losses
 from ..errors import InputError
 from ..geometry import pair, resolve, resolve_pool
-from ..layers import (
-    activation,
-    combine_maps,
-    conv,
-    dense,
-    dropout,
-    median_pool,
-    pool,
-    reshape,
-    sparsity,
-    stochastic_pool,
-    subsample,
-)  # fmt: skip
+from ..layers.activation import relu, scaled_tanh, sigmoid, softmax, tanh
+from ..layers.combine_maps import combine_maps
+from ..layers.conv import conv2d
+from ..layers.dense import dense
+from ..layers.dropout import dropout
+from ..layers.median_pool import median_pool2d
+from ..layers.pool import avg_pool2d, max_pool2d
+from ..layers.reshape import flatten
+from ..layers.sparsity import entropy_penalty, l1_penalty
+from ..layers.stochastic_pool import expected_pool2d, stochastic_pool2d
+from ..layers.subsample import subsample2d
+from ..losses import softmax_cross_entropy, squared_error
+from ..operation import Operation
 
 
 @dataclass(frozen=True)
@@ -88,33 +86,25 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Operation:
-    """`op`, `op_forward`, `op_backward`, the names of its array arguments and its cases."""
+class Entry:
+    """An operation and its cases."""
 
-    op: Callable
-    forward: Callable
-    backward: Callable
-    arguments: tuple[str, ...]
+    op: Operation
     cases: tuple[Case, ...]
 
 
-def find(name: str) -> Operation:
+def find(name: str) -> Entry:
     """The operation called `name`.
 
     Raises:
         InputError: no operation has this name.
 
-    >>> find("relu").arguments
+    >>> find("relu").op.arguments
     ('u',)
     """
     if name not in OPERATIONS:
         raise InputError(f"op is {name!r} but must be one of {', '.join(OPERATIONS)}")
     return OPERATIONS[name]
-
-
-def _operation(module, name, arguments, cases):
-    op, forward, backward = (getattr(module, name + suffix) for suffix in ("", "_forward", "_backward"))
-    return Operation(op, forward, backward, tuple(arguments.split()), tuple(cases))
 
 
 def conv_case(x, weight, bias=True, **hyper) -> Case:
@@ -197,58 +187,45 @@ def _loss_cases(second_kinds):
 
 
 OPERATIONS = {
-    "conv2d": _operation(conv, "conv2d", "x weight bias", CONV_CASES),
-    "max_pool2d": _operation(pool, "max_pool2d", "x", _pool_cases("apart")),
-    "avg_pool2d": _operation(pool, "avg_pool2d", "x", _pool_cases("normal")),
-    "stochastic_pool2d": _operation(stochastic_pool, "stochastic_pool2d", "x key", STOCHASTIC_CASES),
-    "expected_pool2d": _operation(
-        stochastic_pool, "expected_pool2d", "x", [Case(c.args[:1], c.hyper, c.terms) for c in STOCHASTIC_CASES]
-    ),
-    "median_pool2d": _operation(
-        median_pool,
-        "median_pool2d",
-        "x",
-        [
-            Case((Draw((2, 5, 4, 3), "apart"),), {"window_size": 2}),
-            Case((Draw((2, 5, 4, 3), "tied"),), {"window_size": (1, 3), "stride": 1}, terms=3),
-        ],
-    ),
-    "subsample2d": _operation(
-        subsample, "subsample2d", "x beta bias", [_subsample((2, 5, 6, 3), (2, 3)), _subsample((3, 7, 4, 2), 2)]
-    ),
-    "combine_maps": _operation(
-        combine_maps,
-        "combine_maps",
-        "x kernels c bias",
-        [
-            Case((Draw((2, 5, 6, 3)), Draw((3, 2, 3)), Draw((3, 4)), Draw((4,))), terms=2 * 3 * 5 * 6),
-            Case((Draw((1, 3, 4, 2)), Draw((1, 2, 2)), Draw((2, 1)), Draw((1,))), terms=3 * 3 * 2),
-        ],
-    ),
-    "l1_penalty": _operation(sparsity, "l1_penalty", "alpha", _pointwise((4, 3), kind="apart")),
-    "entropy_penalty": _operation(sparsity, "entropy_penalty", "c", [Case((Draw((4, 3)),), terms=12)]),
-    "dense": _operation(
-        dense,
-        "dense",
-        "x weight bias",
-        [
-            Case((Draw((5, 7)), Draw((7, 3)), Draw((3,))), terms=7),
-            Case((Draw((1, 4)), Draw((4, 6)), None), terms=6),
-        ],
-    ),
-    "relu": _operation(activation, "relu", "u", _pointwise((2, 5, 3, 4), (7,), kind="apart")),
-    "sigmoid": _operation(activation, "sigmoid", "u", _pointwise((2, 5, 3, 4), (7,))),
-    "tanh": _operation(activation, "tanh", "u", _pointwise((2, 5, 3, 4), (7,))),
-    "scaled_tanh": _operation(activation, "scaled_tanh", "u", _pointwise((2, 5, 3, 4))),
-    "softmax": _operation(
-        activation, "softmax", "u", [Case((Draw((5, 4)),), terms=4), Case((Draw((2, 3, 6)),), terms=6)]
-    ),
-    "flatten": _operation(reshape, "flatten", "x", _pointwise((2, 5, 3, 4), (3, 2))),
-    "dropout": _operation(
-        dropout, "dropout", "x key", [Case((Draw((4, 5, 3)), Draw(kind="key")), {"rate": r}) for r in (0.0, 0.3, 0.9)]
-    ),
-    "squared_error": _operation(losses, "squared_error", "outputs targets", _loss_cases(["normal"])),
-    "softmax_cross_entropy": _operation(
-        losses, "softmax_cross_entropy", "logits labels", _loss_cases(["labels", "probabilities", "normal"])
-    ),
+    op.name: Entry(op, tuple(cases))
+    for op, cases in (
+        (conv2d, CONV_CASES),
+        (max_pool2d, _pool_cases("apart")),
+        (avg_pool2d, _pool_cases("normal")),
+        (stochastic_pool2d, STOCHASTIC_CASES),
+        (expected_pool2d, [Case(c.args[:1], c.hyper, c.terms) for c in STOCHASTIC_CASES]),
+        (
+            median_pool2d,
+            [
+                Case((Draw((2, 5, 4, 3), "apart"),), {"window_size": 2}),
+                Case((Draw((2, 5, 4, 3), "tied"),), {"window_size": (1, 3), "stride": 1}, terms=3),
+            ],
+        ),
+        (subsample2d, [_subsample((2, 5, 6, 3), (2, 3)), _subsample((3, 7, 4, 2), 2)]),
+        (
+            combine_maps,
+            [
+                Case((Draw((2, 5, 6, 3)), Draw((3, 2, 3)), Draw((3, 4)), Draw((4,))), terms=2 * 3 * 5 * 6),
+                Case((Draw((1, 3, 4, 2)), Draw((1, 2, 2)), Draw((2, 1)), Draw((1,))), terms=3 * 3 * 2),
+            ],
+        ),
+        (l1_penalty, _pointwise((4, 3), kind="apart")),
+        (entropy_penalty, [Case((Draw((4, 3)),), terms=12)]),
+        (
+            dense,
+            [
+                Case((Draw((5, 7)), Draw((7, 3)), Draw((3,))), terms=7),
+                Case((Draw((1, 4)), Draw((4, 6)), None), terms=6),
+            ],
+        ),
+        (relu, _pointwise((2, 5, 3, 4), (7,), kind="apart")),
+        (sigmoid, _pointwise((2, 5, 3, 4), (7,))),
+        (tanh, _pointwise((2, 5, 3, 4), (7,))),
+        (scaled_tanh, _pointwise((2, 5, 3, 4))),
+        (softmax, [Case((Draw((5, 4)),), terms=4), Case((Draw((2, 3, 6)),), terms=6)]),
+        (flatten, _pointwise((2, 5, 3, 4), (3, 2))),
+        (dropout, [Case((Draw((4, 5, 3)), Draw(kind="key")), {"rate": r}) for r in (0.0, 0.3, 0.9)]),
+        (squared_error, _loss_cases(["normal"])),
+        (softmax_cross_entropy, _loss_cases(["labels", "probabilities", "normal"])),
+    )
 }

@@ -3,7 +3,7 @@
 import contextlib
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ from ..geometry import resolve_pool
 from ..layers import pool
 from ..losses import one_hot
 from ..lowering import LABELS
-from ..rule import with_rule
-from .cases import OPERATIONS, Case, Operation, find
+from ..operation import Operation
+from .cases import OPERATIONS, Case, find
 from .engine import check
 from .problem import Problem
 from .registry import problem_of
@@ -37,19 +37,18 @@ class Mutant:
 
     def operation(self) -> Operation:
         """The operation with the wrong rule."""
-        good = find(self.op)
-        forward, backward = good.forward, good.backward
-        if self.keep_x:
+        good = find(self.op).op
+        if not self.keep_x:
+            return good.with_rule(self.change(good.backward))
 
-            def forward(x, *others, **hyper):
-                y, residuals = good.forward(x, *others, **hyper)
-                return y, (residuals, x)
+        def forward(x, *others, **hyper):
+            y, residuals = good.forward(x, *others, **hyper)
+            return y, (residuals, x)
 
-            def backward(residuals, dy, **hyper):
-                return good.backward(residuals[0], dy, **hyper)
+        def backward(residuals, dy, **hyper):
+            return good.backward(residuals[0], dy, **hyper)
 
-        wrong = self.change(backward)
-        return replace(good, op=with_rule(forward, wrong), forward=forward, backward=wrong)
+        return good.with_rule(self.change(backward), forward)
 
     def problem(self) -> tuple[Problem, Case]:
         """The gradient to check, and its case."""
@@ -120,7 +119,7 @@ def _to_ties(reduced):
     def change(grad, residuals, dy, hyper):
         (k, _), x = residuals
         window = resolve_pool("max_pool2d", x.shape[1:3], **hyper)
-        y = find("max_pool2d").forward(x, **hyper)[0]
+        y = find("max_pool2d").op.forward(x, **hyper)[0]
         ties = []
         for position in window.taps:
             at = [pool._placed_at(values, window, position) for values in (y, dy, jnp.ones_like(dy))]
@@ -135,7 +134,7 @@ def _last_tie(residuals, dy, hyper):
     (k, shape), x = residuals
     window = resolve_pool("max_pool2d", x.shape[1:3], **hyper)
     padded = jnp.pad(x, ((0, 0), *window.padding, (0, 0)), constant_values=-jnp.inf)
-    y = find("max_pool2d").forward(x, **hyper)[0]
+    y = find("max_pool2d").op.forward(x, **hyper)[0]
     for tap, position in enumerate(window.taps):
         k = jnp.where(pool._entries_at(padded, window, position) == y, jnp.array(tap, k.dtype), k)
     return ((k, shape), x), dy, hyper
@@ -144,8 +143,8 @@ def _last_tie(residuals, dy, hyper):
 def _by_count(grad, residuals, dy, hyper):
     """Mean pooling that divides by the entries inside the input, not by the window's size."""
     shape, (U, V) = grad.shape, np.broadcast_to(hyper["window_size"], 2)
-    inside = find("avg_pool2d").forward(jnp.ones(shape, dy.dtype), **hyper)[0] * U * V
-    backward = find("avg_pool2d").backward
+    inside = find("avg_pool2d").op.forward(jnp.ones(shape, dy.dtype), **hyper)[0] * U * V
+    backward = find("avg_pool2d").op.backward
     return backward(residuals, dy * U * V / inside, **hyper)[0]
 
 
@@ -346,9 +345,7 @@ def _raises(problem, checker):
 def false_alarms() -> dict[str, tuple[int, int] | None]:
     """Of the right rules, one for each case of each operation: how many each of the two others refuses, of how many."""
     problems = [
-        problem_of(operation, case, seed)
-        for operation in OPERATIONS.values()
-        for seed, case in enumerate(operation.cases)
+        problem_of(entry.op, case, seed) for entry in OPERATIONS.values() for seed, case in enumerate(entry.cases)
     ]
     chex = [refuses_chex(problem) for problem in problems]
     return {

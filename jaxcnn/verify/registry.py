@@ -11,8 +11,9 @@ import numpy as np
 
 from ..layers.base import Layer, Params
 from ..losses import Loss
+from ..operation import Operation
 from ..training import gradients
-from .cases import Case, Operation, find
+from .cases import Case, Entry, find
 from .engine import DTYPES, check
 from .problem import Problem, is_floating
 from .report import Check, Report
@@ -25,8 +26,8 @@ TRANSFORMATIONS = ("jit", "vmap", "scan", "grad of grad")
 def check_operations(names: Iterable[str], *, thorough: bool = False) -> Iterator[list[Check]]:
     """Check the backward of the operations of these names: yields the checks of one case after the other.
 
-    Each is a `check_rule` of the operation, with the value of `op_forward` as `plain`; "explicit" is the gradient by
-    the explicit `op_backward`. The transformations run on the last case of each operation; where `thorough`, every
+    Each is a `check_rule` of the operation, with the value of `op.forward` as `plain`; "explicit" is the gradient by
+    the explicit `op.backward`. The transformations run on the last case of each operation; where `thorough`, every
     case is checked, with the transformations.
 
     Raises:
@@ -38,37 +39,35 @@ def check_operations(names: Iterable[str], *, thorough: bool = False) -> Iterato
     cases = []
     for name in names:
         chosen = chosen_cases(find(name), thorough)
-        cases += [(name, find(name), case, seed, thorough or seed == chosen[-1][0], thorough) for seed, case in chosen]
+        cases += [(find(name).op, case, seed, thorough or seed == chosen[-1][0], thorough) for seed, case in chosen]
     with ThreadPoolExecutor(2) as pool:  # nearly all of the time is compilation, which runs outside Python's lock
         yield from (list(report.checks) for report in pool.map(lambda given: check_case(*given), cases))
 
 
-def chosen_cases(operation: Operation, thorough: bool = False) -> list[tuple[int, Case]]:
+def chosen_cases(entry: Entry, thorough: bool = False) -> list[tuple[int, Case]]:
     """The cases to check, with their seeds: all where `thorough`, else at most MOST, evenly spread.
 
     >>> [seed for seed, _ in chosen_cases(find("max_pool2d"))]
     [0, 2, 4, 6, 8]
     """
-    numbered = list(enumerate(operation.cases))
+    numbered = list(enumerate(entry.cases))
     return numbered if thorough else numbered[:: math.ceil(len(numbered) / MOST)]
 
 
-def check_case(
-    name: str, operation: Operation, case: Case, seed: int, transformed: bool = False, thorough: bool = False
-) -> Report:
+def check_case(op: Operation, case: Case, seed: int, transformed: bool = False, thorough: bool = False) -> Report:
     """The report of one case of an operation."""
 
     def of_explicit(values, dys):
         args = problem.rebuild(values)
-        grads = explicit(operation, case.hyper, args, *dys)
+        grads = explicit(op, case.hyper, args, *dys)
         if [grad is not None for grad in grads] != [is_floating(arg) for arg in args]:
             return []
         return [grad for grad, arg in zip(grads, args, strict=True) if is_floating(arg)]
 
-    problem = problem_of(operation, case, seed)
+    problem = problem_of(op, case, seed)
     return check(
         problem,
-        name=name,
+        name=op.name,
         case=str(case),
         others={"explicit": of_explicit},
         kinks="autodiff",
@@ -80,10 +79,10 @@ def check_case(
     )
 
 
-def problem_of(operation: Operation, case: Case, seed: int) -> Problem:
+def problem_of(op: Operation, case: Case, seed: int) -> Problem:
     """The gradient of an operation at one case."""
-    args, op, forward = case.draw(seed), partial(operation.op, **case.hyper), plain(operation)
-    return Problem.of(op, args, lambda *args: forward(*args, **case.hyper), None, operation.arguments)
+    f, plain = (partial(g, **case.hyper) for g in (op, without_rule(op)))
+    return Problem.of(f, case.draw(seed), plain, None, op.arguments)
 
 
 def check_network(network: Layer, loss: Loss, params: Params, x, labels, key: jax.Array) -> float:
@@ -115,10 +114,10 @@ def check_network(network: Layer, loss: Loss, params: Params, x, labels, key: ja
         return max(jax.tree.leaves(jax.tree.map(relative_error, ours, truth)))
 
 
-def explicit(operation: Operation, hyper: dict, args, dy):
-    """The gradients by `op_backward`, one entry for each argument."""
-    _, residuals = operation.forward(*args, **hyper)
-    return operation.backward(residuals, dy, **hyper)
+def explicit(op: Operation, hyper: dict, args, dy):
+    """The gradients by `op.backward`, one entry for each argument."""
+    _, residuals = op.forward(*args, **hyper)
+    return op.backward(residuals, dy, **hyper)
 
 
 def through(f: Callable, hyper: dict, args, dy):
@@ -140,6 +139,6 @@ def cast(args, dtype):
     return [jnp.asarray(a, dtype) if is_floating(a) else a for a in args]
 
 
-def plain(operation: Operation) -> Callable:
-    """The operation without its rule: the value of `op_forward`."""
-    return lambda *args, **hyper: operation.forward(*args, **hyper)[0]
+def without_rule(op: Operation) -> Callable:
+    """The operation without its rule: the value of `op.forward`."""
+    return lambda *args, **hyper: op.forward(*args, **hyper)[0]

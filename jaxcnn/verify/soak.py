@@ -42,7 +42,7 @@ def soak(count: int, seed: int = 0, on_report: Callable[[Report], None] = lambda
         done += 1
         name, case = named_case
         report = check(
-            problem_of(OPERATIONS[name], case, values),
+            problem_of(OPERATIONS[name].op, case, values),
             name=name,
             case=str(case),
             kinks="autodiff",

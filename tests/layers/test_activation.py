@@ -3,13 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import InputError, relu, relu_backward, relu_forward, scaled_tanh, sigmoid, softmax, softmax_backward, tanh
+from jaxcnn import InputError, relu, scaled_tanh, sigmoid, softmax, tanh
 
 
 def test_relu_has_derivative_zero_at_zero_in_every_order():
     u = jnp.array([-1.0, -0.0, 0.0, 1.0])
     np.testing.assert_array_equal(jax.vmap(jax.grad(relu))(u), [0, 0, 0, 1])
-    np.testing.assert_array_equal(relu_backward(relu_forward(u)[1], jnp.full(4, 3.0))[0], [0, 0, 0, 3])
+    np.testing.assert_array_equal(relu.backward(relu.forward(u)[1], jnp.full(4, 3.0))[0], [0, 0, 0, 3])
     np.testing.assert_array_equal(jax.vmap(jax.grad(lambda u: relu(u) * jax.grad(relu)(u)))(u), [0, 0, 0, 1])
 
 
@@ -31,7 +31,7 @@ def test_softmax_is_safe_for_large_scores_and_takes_the_last_axis():
 def test_softmax_backward_is_the_jacobian(rng):
     """[B12] against p_i ([i = k] - p_k) written as a matrix."""
     p, dp = np.array(softmax(jnp.asarray(rng.standard_normal(5)))), rng.standard_normal(5).astype(np.float32)
-    np.testing.assert_allclose(softmax_backward(p, dp)[0], (np.diag(p) - np.outer(p, p)) @ dp, atol=1e-7)
+    np.testing.assert_allclose(softmax.backward(p, dp)[0], (np.diag(p) - np.outer(p, p)) @ dp, atol=1e-7)
 
 
 def test_scaled_tanh_is_lenet5s():

@@ -15,8 +15,6 @@ from jaxcnn import (
     SoftmaxCrossEntropy,
     Tanh,
     combine_maps,
-    combine_maps_backward,
-    combine_maps_forward,
     conv2d,
     effective_inputs,
     gradients,
@@ -36,9 +34,9 @@ def test_the_gradients_are_b10_as_written(rng):
     delta = jnp.asarray(rng.standard_normal((2, 4, 2, 2)))
     alpha = np.exp(c) / np.exp(c).sum(axis=0)
     z = np.concatenate([conv2d(x[..., i : i + 1], jnp.asarray(kernels[:, :, i, None, None])) for i in range(3)], -1)
-    y, residuals = combine_maps_forward(x, kernels, jnp.asarray(c), bias)
+    y, residuals = combine_maps.forward(x, kernels, jnp.asarray(c), bias)
     np.testing.assert_allclose(y, z @ alpha + bias, rtol=1e-12)
-    dx, dkernels, dc, dbias = combine_maps_backward(residuals, delta)
+    dx, dkernels, dc, dbias = combine_maps.backward(residuals, delta)
     dalpha = np.einsum("npqi,npqj->ij", z, delta)
     np.testing.assert_allclose(dc, alpha * (dalpha - (dalpha * alpha).sum(axis=0)), rtol=1e-10)
     np.testing.assert_allclose(dc.sum(axis=0), 0, atol=1e-13)  # alpha_.j sums to 1 whatever c is
@@ -134,8 +132,8 @@ def test_errors_are_one_sentence():
             "combine_maps: the input has shape (12,) but must have shape (height, width, channels)",
         ),
         (
-            lambda: combine_maps_backward(combine_maps_forward(x, ones((2, 2, 3)), ones((3, 2)), ones(2))[1], x),
-            "combine_maps_backward: dy has shape (1, 4, 4, 3) but must have shape (1, 3, 3, 2)",
+            lambda: combine_maps.backward(combine_maps.forward(x, ones((2, 2, 3)), ones((3, 2)), ones(2))[1], x),
+            "combine_maps.backward: dy has shape (1, 4, 4, 3) but must have shape (1, 3, 3, 2)",
         ),
     ):
         with pytest.raises(InputError) as error:

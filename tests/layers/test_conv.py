@@ -3,18 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import (
-    LENET5_C3,
-    SGD,
-    Conv2d,
-    InputError,
-    conv2d,
-    conv2d_backward,
-    conv2d_forward,
-    spec_from_json,
-    spec_to_json,
-    summary,
-)
+from jaxcnn import LENET5_C3, SGD, Conv2d, InputError, conv2d, spec_from_json, spec_to_json, summary
 from jaxcnn.initializers import INITIALIZERS
 from jaxcnn.lowering import onednn
 
@@ -30,8 +19,8 @@ def test_the_nine_equations_of_d3(rng):
         [C1 * K3 + C3 * K1, C1 * K4 + C2 * K3 + C3 * K2 + C4 * K1, C2 * K4 + C4 * K2],
         [C3 * K3, C3 * K4 + C4 * K3, C4 * K4],
     ]
-    _, residuals = conv2d_forward(P.reshape(1, 3, 3, 1), K.reshape(2, 2, 1, 1))
-    dP, _, dbias = conv2d_backward(residuals, jnp.asarray(dC).reshape(1, 2, 2, 1))
+    _, residuals = conv2d.forward(P.reshape(1, 3, 3, 1), K.reshape(2, 2, 1, 1))
+    dP, _, dbias = conv2d.backward(residuals, jnp.asarray(dC).reshape(1, 2, 2, 1))
     np.testing.assert_allclose(dP[0, :, :, 0], expected, rtol=1e-14)
     assert dbias is None
 
@@ -40,8 +29,8 @@ def test_the_nine_equations_of_d3(rng):
 def test_a_colour_image_enters_as_three_matrices(rng):
     """[I2]: the convolution of a colour image is the sum of those of R, G and B, each with its own kernel."""
     image, weight = rng.standard_normal((1, 4, 5, 3)), rng.standard_normal((3, 2, 3, 2))
-    parts = [conv2d_forward(image[..., c : c + 1], weight[:, :, c : c + 1])[0] for c in range(3)]
-    np.testing.assert_allclose(conv2d_forward(image, weight)[0], sum(parts), rtol=1e-13)
+    parts = [conv2d.forward(image[..., c : c + 1], weight[:, :, c : c + 1])[0] for c in range(3)]
+    np.testing.assert_allclose(conv2d.forward(image, weight)[0], sum(parts), rtol=1e-13)
 
 
 @pytest.mark.usefixtures("float64")
@@ -50,14 +39,14 @@ def test_b3_as_written_zero_pad_and_correlate_with_the_rotated_kernel(rng):
     dy = rng.standard_normal((1, 3, 5, 1))
     padded, rotated = np.pad(dy[0, :, :, 0], ((2, 2), (1, 1))), np.rot90(weight[:, :, 0, 0], 2)
     expected = [[(padded[i : i + 3, j : j + 2] * rotated).sum() for j in range(6)] for i in range(5)]
-    dx, _, _ = conv2d_backward(conv2d_forward(x, weight)[1], dy)
+    dx, _, _ = conv2d.backward(conv2d.forward(x, weight)[1], dy)
     np.testing.assert_allclose(dx[0, :, :, 0], expected, rtol=1e-12)
 
 
 @pytest.mark.usefixtures("float64")
 def test_b7_as_written_the_error_is_the_kernel(rng):
     x, dy = rng.standard_normal((1, 5, 6, 1)), rng.standard_normal((1, 3, 5, 1))
-    _, dweight, _ = conv2d_backward(conv2d_forward(x, np.ones((3, 2, 1, 1)))[1], dy)
+    _, dweight, _ = conv2d.backward(conv2d.forward(x, np.ones((3, 2, 1, 1)))[1], dy)
     expected = conv2d(jnp.asarray(x), jnp.asarray(dy).transpose(1, 2, 0, 3))
     np.testing.assert_allclose(dweight[:, :, 0, 0], expected[0, :, :, 0], rtol=1e-12)
 
@@ -128,8 +117,8 @@ ONES = jnp.ones
             "conv2d: x is of type int32 but must be a floating-point array",
         ),
         (
-            lambda: conv2d_backward(conv2d_forward(ONES((2, 7, 5, 4)), ONES((3, 2, 4, 4)))[1], ONES((2, 5, 4, 3))),
-            "conv2d_backward: dy has shape (2, 5, 4, 3) but must have shape (2, 5, 4, 4)",
+            lambda: conv2d.backward(conv2d.forward(ONES((2, 7, 5, 4)), ONES((3, 2, 4, 4)))[1], ONES((2, 5, 4, 3))),
+            "conv2d.backward: dy has shape (2, 5, 4, 3) but must have shape (2, 5, 4, 4)",
         ),
         (
             lambda: Conv2d(4, 3, initializer="zeros").init(jax.random.key(0), (8, 8, 1)),

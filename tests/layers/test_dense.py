@@ -3,14 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import Dense, InputError, dense, dense_backward, dense_forward
+from jaxcnn import Dense, InputError, dense
 
 
 @pytest.mark.usefixtures("float64")
 def test_the_formulas_in_the_documents_own_orientation(rng):
     """[B1], [B2], [B6] for one sample as a column: W of the documents is weight transposed."""
     x, weight, dy = rng.standard_normal((1, 3)), rng.standard_normal((3, 2)), rng.standard_normal((1, 2))
-    dx, dweight, dbias = dense_backward(dense_forward(x, weight, np.zeros(2))[1], dy)
+    dx, dweight, dbias = dense.backward(dense.forward(x, weight, np.zeros(2))[1], dy)
     W, delta = weight.T, dy.T
     np.testing.assert_allclose(dx.T, W.T @ delta, rtol=1e-14)
     np.testing.assert_allclose(dweight.T, delta @ x, rtol=1e-14)
@@ -36,8 +36,8 @@ def test_errors_are_one_sentence():
             "dense: the input has shape (4, 4, 1) but must have shape (in_features,); add Flatten()",
         ),
         (
-            lambda: dense_backward(dense_forward(jnp.ones((2, 3)), jnp.ones((3, 5)))[1], jnp.ones((2, 3))),
-            "dense_backward: dy has shape (2, 3) but must have shape (2, 5)",
+            lambda: dense.backward(dense.forward(jnp.ones((2, 3)), jnp.ones((3, 5)))[1], jnp.ones((2, 3))),
+            "dense.backward: dy has shape (2, 3) but must have shape (2, 5)",
         ),
     ):
         with pytest.raises(InputError) as error:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import Dropout, InputError, dropout, dropout_backward, dropout_forward
+from jaxcnn import Dropout, InputError, dropout
 
 
 def test_the_share_and_the_mean_are_right():
@@ -19,8 +19,8 @@ def test_the_share_and_the_mean_are_right():
 
 def test_backward_replays_the_draw_of_the_forward():
     x, key = jnp.ones((50, 40)), jax.random.key(1)
-    y, residuals = dropout_forward(x, key, rate=0.5)
-    dx, dkey = dropout_backward(residuals, jnp.full((50, 40), 3.0), rate=0.5)
+    y, residuals = dropout.forward(x, key, rate=0.5)
+    dx, dkey = dropout.backward(residuals, jnp.full((50, 40), 3.0), rate=0.5)
     np.testing.assert_array_equal(dx, 3 * y)
     assert dkey is None
     np.testing.assert_array_equal(jax.grad(lambda x: (3 * dropout(x, key, rate=0.5)).sum())(x), dx)

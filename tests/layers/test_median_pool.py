@@ -3,11 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import InputError, MedianPool2d, median_pool2d, median_pool2d_backward, median_pool2d_forward
+from jaxcnn import InputError, MedianPool2d, median_pool2d
 
 
 def gradient(x, dy, **hyper):
-    return median_pool2d_backward(median_pool2d_forward(x, **hyper)[1], dy, **hyper)[0][0, :, :, 0]
+    return median_pool2d.backward(median_pool2d.forward(x, **hyper)[1], dy, **hyper)[0][0, :, :, 0]
 
 
 def test_an_even_window_takes_the_mean_of_the_two_middle_values_and_each_owns_half():
@@ -50,7 +50,7 @@ def test_the_layer_and_its_errors():
     assert MedianPool2d(2).apply({}, x).shape == (1, 2, 2, 2)
     with pytest.raises(InputError, match="median_pool2d: window_size is 0 but must be an int or a pair"):
         MedianPool2d(0)
-    with pytest.raises(InputError, match="median_pool2d_backward: dy has shape"):
-        median_pool2d_backward(median_pool2d_forward(x, 2)[1], x, window_size=2)
+    with pytest.raises(InputError, match="median_pool2d.backward: dy has shape"):
+        median_pool2d.backward(median_pool2d.forward(x, 2)[1], x, window_size=2)
     with pytest.raises(InputError, match="median_pool2d: a window of height 5 does not fit"):
         jax.jit(lambda x: median_pool2d(x, 5))(x)

@@ -3,28 +3,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import (
-    InputError,
-    avg_pool2d,
-    avg_pool2d_backward,
-    avg_pool2d_forward,
-    max_pool2d,
-    max_pool2d_backward,
-    max_pool2d_forward,
-)
+from jaxcnn import InputError, avg_pool2d, max_pool2d
 
 
 def test_the_first_of_tied_maxima_owns_all_of_dy():
     x = jnp.array([[1.0, 7, 7], [7, 7, 0]]).reshape(1, 2, 3, 1)
-    _, residuals = max_pool2d_forward(x, 2, stride=1)
-    (dx,) = max_pool2d_backward(residuals, jnp.array([2.0, 3.0]).reshape(1, 1, 2, 1), window_size=2, stride=1)
+    _, residuals = max_pool2d.forward(x, 2, stride=1)
+    (dx,) = max_pool2d.backward(residuals, jnp.array([2.0, 3.0]).reshape(1, 1, 2, 1), window_size=2, stride=1)
     np.testing.assert_array_equal(dx[0, :, :, 0], [[0, 5, 0], [0, 0, 0]])
 
 
 def test_overlapping_windows_add_up():
     x = jnp.zeros((1, 3, 3, 1)).at[0, 1, 1, 0].set(1.0)
-    _, residuals = max_pool2d_forward(x, 2, stride=1)
-    (dx,) = max_pool2d_backward(residuals, jnp.arange(1.0, 5).reshape(1, 2, 2, 1), window_size=2, stride=1)
+    _, residuals = max_pool2d.forward(x, 2, stride=1)
+    (dx,) = max_pool2d.backward(residuals, jnp.arange(1.0, 5).reshape(1, 2, 2, 1), window_size=2, stride=1)
     np.testing.assert_array_equal(dx[0, :, :, 0], [[0, 0, 0], [0, 10, 0], [0, 0, 0]])
 
 
@@ -37,9 +29,9 @@ def test_max_pads_with_minus_infinity_and_mean_counts_the_zeros():
 def test_minus_infinity_beside_the_padding_keeps_its_gradient():
     """The padding is -inf too, but owns nothing: the first entry of the input does."""
     x = jnp.full((1, 3, 3, 1), -jnp.inf)
-    _, residuals = max_pool2d_forward(x, 2, stride=2, padding=1)
+    _, residuals = max_pool2d.forward(x, 2, stride=2, padding=1)
     dy = jnp.arange(1.0, 5).reshape(1, 2, 2, 1)
-    (dx,) = max_pool2d_backward(residuals, dy, window_size=2, stride=2, padding=1)
+    (dx,) = max_pool2d.backward(residuals, dy, window_size=2, stride=2, padding=1)
     np.testing.assert_array_equal(dx[0, :, :, 0], [[1, 2, 0], [3, 4, 0], [0, 0, 0]])
 
 
@@ -52,8 +44,8 @@ def test_bfloat16_gradients_are_summed_in_float32():
     """256 + 1 is 256 in bfloat16, eight times over."""
     x = jnp.zeros((1, 5, 5, 1), jnp.bfloat16).at[0, 2, 2, 0].set(1)
     dy = jnp.ones((1, 3, 3, 1), jnp.bfloat16).at[0, 2, 2, 0].set(256)
-    _, residuals = max_pool2d_forward(x, 3, stride=1)
-    assert max_pool2d_backward(residuals, dy, window_size=3, stride=1)[0][0, 2, 2, 0] == 264
+    _, residuals = max_pool2d.forward(x, 3, stride=1)
+    assert max_pool2d.backward(residuals, dy, window_size=3, stride=1)[0][0, 2, 2, 0] == 264
 
 
 def test_nan_wins_wherever_it_stands_in_the_window():
@@ -68,8 +60,8 @@ def test_the_position_is_a_small_integer(window, dtype):
 
     @jax.jit
     def both(x):
-        y, residuals = max_pool2d_forward(x, window)
-        return y, residuals[0], max_pool2d_backward(residuals, y, window_size=window)[0]
+        y, residuals = max_pool2d.forward(x, window)
+        return y, residuals[0], max_pool2d.backward(residuals, y, window_size=window)[0]
 
     y, position, dx = map(np.asarray, both(x))
     assert position.dtype == dtype
@@ -94,8 +86,8 @@ def test_no_select_and_scatter_in_the_backward():
 def test_mean_pooling_backward_is_the_kronecker_product(rng):
     """[B4]: up(delta) = delta ⊗ 1_{n x n}, over n^2."""
     dy = rng.standard_normal((1, 3, 4, 1))
-    _, residuals = avg_pool2d_forward(jnp.ones((1, 6, 8, 1)), 2)
-    (dx,) = avg_pool2d_backward(residuals, dy, window_size=2)
+    _, residuals = avg_pool2d.forward(jnp.ones((1, 6, 8, 1)), 2)
+    (dx,) = avg_pool2d.backward(residuals, dy, window_size=2)
     np.testing.assert_allclose(dx[0, :, :, 0], np.kron(dy[0, :, :, 0], np.ones((2, 2))) / 4, rtol=1e-14)
 
 
@@ -119,17 +111,17 @@ def test_errors_name_the_operation(op):
 
 
 def test_a_wrong_cotangent_is_named():
-    _, residuals = max_pool2d_forward(jnp.ones((1, 4, 4, 1)), 2)
-    with pytest.raises(InputError, match="max_pool2d_backward: dy has shape"):
-        max_pool2d_backward(residuals, jnp.ones((1, 4, 4, 1)), window_size=2)
-    _, residuals = avg_pool2d_forward(jnp.ones((1, 4, 4, 1)), 2)
-    with pytest.raises(InputError, match="avg_pool2d_backward: dy has shape"):
-        avg_pool2d_backward(residuals, jnp.ones((1, 4, 4, 1)), window_size=2)
+    _, residuals = max_pool2d.forward(jnp.ones((1, 4, 4, 1)), 2)
+    with pytest.raises(InputError, match="max_pool2d.backward: dy has shape"):
+        max_pool2d.backward(residuals, jnp.ones((1, 4, 4, 1)), window_size=2)
+    _, residuals = avg_pool2d.forward(jnp.ones((1, 4, 4, 1)), 2)
+    with pytest.raises(InputError, match="avg_pool2d.backward: dy has shape"):
+        avg_pool2d.backward(residuals, jnp.ones((1, 4, 4, 1)), window_size=2)
 
 
 def test_padding_never_owns_the_maximum_even_where_all_is_minus_infinity():
     """Each window holds one entry, -inf like the padding around it: nothing of dy may be lost to the padding."""
     x, dy = jnp.full((1, 2, 2, 1), -jnp.inf), jnp.arange(1.0, 5.0).reshape(1, 2, 2, 1)
-    _, residuals = max_pool2d_forward(x, 2, padding=1)
-    (dx,) = max_pool2d_backward(residuals, dy, window_size=2, padding=1)
+    _, residuals = max_pool2d.forward(x, 2, padding=1)
+    (dx,) = max_pool2d.backward(residuals, dy, window_size=2, padding=1)
     np.testing.assert_array_equal(dx, dy)

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import InputError, flatten, flatten_backward, flatten_forward
+from jaxcnn import InputError, flatten
 
 
 def test_the_order_is_row_column_channel():
@@ -26,5 +26,5 @@ def test_a_batch_without_samples_keeps_its_features():
 def test_errors_are_one_sentence():
     with pytest.raises(InputError, match=r"flatten: x has shape \(\) but must have shape \(batch, ...\)"):
         flatten(jnp.array(1.0))
-    with pytest.raises(InputError, match=r"flatten_backward: dy has shape \(2, 7\) but must have shape \(2, 12\)"):
-        flatten_backward(flatten_forward(jnp.ones((2, 3, 4)))[1], jnp.ones((2, 7)))
+    with pytest.raises(InputError, match=r"flatten.backward: dy has shape \(2, 7\) but must have shape \(2, 12\)"):
+        flatten.backward(flatten.forward(jnp.ones((2, 3, 4)))[1], jnp.ones((2, 7)))

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import effective_inputs, entropy_penalty, entropy_penalty_backward, entropy_penalty_forward, l1_penalty
+from jaxcnn import effective_inputs, entropy_penalty, l1_penalty
 from jaxcnn import softmax as softmax_of_rows
 
 
@@ -33,9 +33,9 @@ def test_the_gradient_of_the_entropy_is_b11_and_zero_only_where_all_inputs_count
     c = rng.standard_normal((4, 3))
     alpha = np.exp(c) / np.exp(c).sum(axis=0)
     H = -(alpha * np.log(alpha)).sum(axis=0)
-    E, residuals = entropy_penalty_forward(jnp.asarray(c))
+    E, residuals = entropy_penalty.forward(jnp.asarray(c))
     assert float(E) == pytest.approx(H.sum(), rel=1e-14)
-    (dc,) = entropy_penalty_backward(residuals, 2.0)
+    (dc,) = entropy_penalty.backward(residuals, 2.0)
     np.testing.assert_allclose(dc, -2 * alpha * (np.log(alpha) + H), rtol=1e-10)
     np.testing.assert_allclose(effective_inputs(jnp.asarray(c)), np.exp(H), rtol=1e-14)
     assert abs(jax.grad(entropy_penalty)(jnp.zeros((4, 3)))).max() < 1e-15

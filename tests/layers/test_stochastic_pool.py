@@ -3,18 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import (
-    InputError,
-    StochasticPool2d,
-    expected_pool2d,
-    expected_pool2d_backward,
-    expected_pool2d_forward,
-    spec_from_json,
-    spec_to_json,
-    stochastic_pool2d,
-    stochastic_pool2d_backward,
-    stochastic_pool2d_forward,
-)
+from jaxcnn import InputError, StochasticPool2d, expected_pool2d, spec_from_json, spec_to_json, stochastic_pool2d
 
 WINDOW = np.array([[0.0, 1.0, 2.0], [3.0, 4.0, 10.0]])
 KEY = jax.random.key(7)
@@ -28,7 +17,7 @@ def chi_square(counts, p):
 def test_positions_are_drawn_with_probability_a_over_sum_a():
     """[F6]: chi-square of 20,000 draws; with 4 degrees of freedom it exceeds 33.4 once in a million times."""
     x = jnp.tile(WINDOW.astype(np.float32)[None, :, :, None], (200, 1, 1, 100))
-    y, (k, _) = stochastic_pool2d_forward(x, KEY, (2, 3))
+    y, (k, _) = stochastic_pool2d.forward(x, KEY, (2, 3))
     counts, p = np.bincount(np.asarray(k).ravel(), minlength=6), WINDOW.ravel() / WINDOW.sum()
     assert counts[0] == 0
     assert chi_square(counts, p) < 33.4
@@ -56,7 +45,7 @@ def test_the_draw_does_not_depend_on_the_dtype():
     x = np.random.default_rng(1).integers(0, 9, (2, 6, 4, 3))
     with jax.enable_x64(True):
         draws = [
-            stochastic_pool2d_forward(jnp.asarray(x, d), KEY, 2)[1][0] for d in (jnp.bfloat16, jnp.float32, jnp.float64)
+            stochastic_pool2d.forward(jnp.asarray(x, d), KEY, 2)[1][0] for d in (jnp.bfloat16, jnp.float32, jnp.float64)
         ]
     np.testing.assert_array_equal(draws[0], draws[1])
     np.testing.assert_array_equal(draws[1], draws[2])
@@ -64,23 +53,23 @@ def test_the_draw_does_not_depend_on_the_dtype():
 
 def test_a_window_of_zeros_gives_zero_and_its_first_position_owns_dy():
     x, dy = jnp.zeros((1, 2, 4, 1)).at[0, 1, 3, 0].set(5.0), jnp.array([2.0, 3.0]).reshape(1, 1, 2, 1)
-    y, residuals = stochastic_pool2d_forward(x, KEY, 2)
+    y, residuals = stochastic_pool2d.forward(x, KEY, 2)
     np.testing.assert_array_equal(y[0, :, :, 0], [[0, 5]])
-    dx, dkey = stochastic_pool2d_backward(residuals, dy, window_size=2)
+    dx, dkey = stochastic_pool2d.backward(residuals, dy, window_size=2)
     np.testing.assert_array_equal(dx[0, :, :, 0], [[2, 0, 0, 0], [0, 0, 0, 3]])
     assert dkey is None
-    y, residuals = expected_pool2d_forward(x, 2)
+    y, residuals = expected_pool2d.forward(x, 2)
     np.testing.assert_array_equal(y[0, :, :, 0], [[0, 5]])
-    (dx,) = expected_pool2d_backward(residuals, dy, window_size=2)
+    (dx,) = expected_pool2d.backward(residuals, dy, window_size=2)
     np.testing.assert_array_equal(dx[0, :, :, 0], [[2, 0, -3, -3], [0, 0, -3, 3]])
 
 
 def test_the_expectation_is_as_written():
     p = WINDOW / WINDOW.sum()
     x = jnp.asarray(WINDOW.reshape(1, 2, 3, 1), jnp.float32)
-    y, residuals = expected_pool2d_forward(x, (2, 3))
+    y, residuals = expected_pool2d.forward(x, (2, 3))
     assert float(y[0, 0, 0, 0]) == pytest.approx((p * WINDOW).sum(), rel=1e-6)
-    (dx,) = expected_pool2d_backward(residuals, jnp.ones((1, 1, 1, 1)), window_size=(2, 3))
+    (dx,) = expected_pool2d.backward(residuals, jnp.ones((1, 1, 1, 1)), window_size=(2, 3))
     np.testing.assert_allclose(dx[0, :, :, 0], (2 * WINDOW - (p * WINDOW).sum()) / WINDOW.sum(), rtol=1e-5)
 
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import AvgPool2d, InputError, Subsample2d, subsample2d, subsample2d_backward, subsample2d_forward, summary
+from jaxcnn import AvgPool2d, InputError, Subsample2d, subsample2d, summary
 from jaxcnn.layers.subsample import downsample, upsample
 
 
@@ -22,8 +22,8 @@ def test_upsampling_is_the_kronecker_product_and_downsampling_a_correlation_with
 def test_the_gradients_are_b4_and_b9_as_written(rng):
     x, beta, bias = rng.standard_normal((1, 4, 6, 2)), rng.standard_normal(2), rng.standard_normal(2)
     delta = rng.standard_normal((1, 2, 3, 2))
-    _, residuals = subsample2d_forward(x, beta, bias, 2)
-    dx, dbeta, dbias = subsample2d_backward(residuals, jnp.asarray(delta), window_size=2)
+    _, residuals = subsample2d.forward(x, beta, bias, 2)
+    dx, dbeta, dbias = subsample2d.backward(residuals, jnp.asarray(delta), window_size=2)
     for j in range(2):
         down = x[0, :, :, j].reshape(2, 2, 3, 2).sum(axis=(1, 3))
         np.testing.assert_allclose(dx[0, :, :, j], beta[j] * np.kron(delta[0, :, :, j], np.ones((2, 2))), rtol=1e-13)
@@ -33,9 +33,9 @@ def test_the_gradients_are_b4_and_b9_as_written(rng):
 
 def test_rows_beyond_the_last_block_count_for_nothing():
     x = jnp.ones((1, 5, 3, 1))
-    y, residuals = subsample2d_forward(x, jnp.ones(1), jnp.zeros(1), 2)
+    y, residuals = subsample2d.forward(x, jnp.ones(1), jnp.zeros(1), 2)
     np.testing.assert_array_equal(y[0, :, :, 0], [[4], [4]])
-    dx, _, _ = subsample2d_backward(residuals, y, window_size=2)
+    dx, _, _ = subsample2d.backward(residuals, y, window_size=2)
     np.testing.assert_array_equal(dx[0, :, :, 0], [[4, 4, 0]] * 4 + [[0, 0, 0]])
 
 

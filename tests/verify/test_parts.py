@@ -137,4 +137,4 @@ def test_a_derivative_at_which_xlas_simplifier_ends_the_process_is_verified():
     """docs/others.md: a failure here would end the worker."""
     geometry = {"stride": (1, 2), "padding": ((2, 0), (1, 2)), "dilation": (3, 1), "groups": 1}
     case = cases.conv_case((3, 9, 6, 2), (4, 2, 2, 3), bias=True, **geometry)
-    assert registry.check_case("conv2d", cases.OPERATIONS["conv2d"], case, 0).passed
+    assert registry.check_case(cases.OPERATIONS["conv2d"].op, case, 0).passed
