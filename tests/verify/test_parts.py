@@ -1,4 +1,4 @@
-"""The verifier's parts: the words of a diagnosis, arguments from the command line, the pages, the plugin, the soak."""
+"""The verifier's parts: the words for an error, arguments from the command line, the pages, the plugin, the soak."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import pytest
 
 from jaxcnn import InputError
 from jaxcnn.verify import arguments, cases, html, registry
-from jaxcnn.verify.diagnosis import diagnose
+from jaxcnn.verify.explain import explain
 from jaxcnn.verify.soak import soak
 from jaxcnn.verify.tolerances import rounding_terms, scales
 
@@ -47,16 +47,16 @@ def at(index, factor=1.5):
         (T[0], "the shape is (3, 5) but must be (4, 3, 5)"),
     ],
 )
-def test_the_diagnosis(found, words):
+def test_an_error_in_words(found, words):
     truth = DY.sum(0) if found is DY[0] or np.shares_memory(found, DY) else T
-    note = diagnose(found, truth, X, [DY])
+    note = explain(found, truth, X, [DY])
     assert note.startswith(words) if words else note == ""
 
 
 def test_ties_are_named():
     x = np.array([1.0, 1.0, 2.0, 3.0, 4.0, 2.5])
     t = np.array([1.0, 0.0, 2.0, 3.0, 4.0, 7.0])
-    assert diagnose([1.0, 1.0, 2.0, 3.0, 4.0, 7.0], t, x, []).startswith("wrong only where the input ties")
+    assert explain([1.0, 1.0, 2.0, 3.0, 4.0, 7.0], t, x, []).startswith("wrong only where the input ties")
 
 
 @pytest.mark.parametrize("text", ["", "f32", "f33[2]", "f32[2,]x", "f32[2],", "i32[3]:0", "f32[-1]"])

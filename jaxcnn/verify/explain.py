@@ -9,7 +9,7 @@ import numpy as np
 CLOSE = 1e-6
 
 
-def diagnose(found, truth, x, dys, kinks=None, tolerance: float = 1e-8) -> str:
+def explain(found, truth, x, dys, kinks=None, tolerance: float = 1e-8) -> str:
     """A sentence about the difference between a gradient and the truth, both arrays of x's shape; "" for none.
 
     Args:
@@ -20,9 +20,9 @@ def diagnose(found, truth, x, dys, kinks=None, tolerance: float = 1e-8) -> str:
         tolerance: an entry is wrong whose error is larger, relative to the truth's largest entry.
 
     >>> t = np.array([[1.0, 2.0, 4.0], [3.0, 5.0, 7.0]])
-    >>> diagnose(2 * t, t, t, [])
+    >>> explain(2 * t, t, t, [])
     'scaled by 2'
-    >>> diagnose(t[:, ::-1], t, t, [])
+    >>> explain(t[:, ::-1], t, t, [])
     'flipped along axis 1'
     """
     found, truth, x = (np.asarray(a, np.float64) for a in (found, truth, x))
