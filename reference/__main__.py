@@ -22,8 +22,8 @@ from jaxcnn.layers.conv import Conv2d
 from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.pool import AvgPool2d, MaxPool2d
 from jaxcnn.layers.reshape import Flatten
-from jaxcnn.lowering import quick_jit
-from jaxcnn.network import Sequential, spec_to_json
+from jaxcnn.kernels import quick_jit
+from jaxcnn import Sequential, spec_to_json
 from jaxcnn.verify.cases import OPERATIONS, Case, find
 from jaxcnn.verify.registry import explicit, through, without_rule
 from jaxcnn.verify.report import Check, table

@@ -10,8 +10,8 @@ import pytest
 from benchmarks import held_out, readme
 from benchmarks.presets import table as presets_table
 from benchmarks.speed import NETS
-from jaxcnn.presets import PRESETS
 from jaxcnn.verify import OPERATIONS, chosen_cases
+from jaxcnn.zoo.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 TAG = re.compile(r"\b([GIFALBT]\d{1,2})\b")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn.lowering import quick_jit
+from jaxcnn.kernels import quick_jit
 from jaxcnn.verify.cases import OPERATIONS
 from jaxcnn.verify.registry import cast, check_case, check_operations, chosen_cases, explicit
 from jaxcnn.verify.tolerances import EXACT, relative_error

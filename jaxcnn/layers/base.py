@@ -111,9 +111,9 @@ class Layer:
     def parameter_count(self, params: Params) -> int:
         """How many numbers in `params`, arrays or their shapes, are learned: all of them by default."""
         children = self.children()
-        if children:
-            return sum(child.parameter_count(params.get(name, {})) for name, child in children.items())
-        return sum(leaf.size for leaf in jax.tree.leaves(params))
+        own = params if not children else {name: part for name, part in params.items() if name not in children}
+        inside = sum(child.parameter_count(params.get(name, {})) for name, child in children.items())
+        return inside + sum(leaf.size for leaf in jax.tree.leaves(own))
 
     def multiply_adds(self, in_shape: Shape) -> int:
         """Multiply-adds of the forward pass for one sample; only products with weights count.

@@ -24,7 +24,7 @@ from jaxcnn import (
     summary,
     train_epoch,
 )
-from jaxcnn.lowering import quick_jit
+from jaxcnn.kernels import quick_jit
 from jaxcnn.verify import check_network
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from jaxcnn import LENET5_C3, SGD, Conv2d, InputError, conv2d, spec_from_json, spec_to_json, summary
 from jaxcnn.initializers import INITIALIZERS
-from jaxcnn.lowering import onednn
+from jaxcnn.kernels import onednn
 
 
 @pytest.mark.usefixtures("float64")

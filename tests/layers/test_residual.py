@@ -17,8 +17,11 @@ from jaxcnn import (
     Residual,
     Sequential,
     diagnose,
+    relu_after_pool,
+    spec_from_json,
+    spec_to_json,
+    summary,
 )
-from jaxcnn.network import relu_after_pool, spec_from_json, spec_to_json, summary
 
 BODY = Sequential((Conv2d(3, 3, stride=2, padding=1), ReLU(), Conv2d(3, 2, padding="SAME")))
 NETWORKS = {

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import SGD, Dense, InputError, Optax, Sequential, SoftmaxCrossEntropy, checkpoint, init_state, train_step
+from jaxcnn import SGD, Dense, InputError, Optax, Sequential, SoftmaxCrossEntropy, init_state, train_step
 from jaxcnn.layers.activation import ReLU
+from jaxcnn.store.checkpoint import load_checkpoint, load_state, save_checkpoint
 
 NETWORK = Sequential((Sequential((Dense(4), ReLU())), Dense(3)))
 X, LABELS = jnp.arange(10.0).reshape(2, 5) / 10, jnp.array([0, 2])
@@ -22,8 +23,8 @@ def trained(optimizer, dtype=None):
 def test_parameters_and_spec_come_back_bit_for_bit(tmp_path, dtype):
     with jax.enable_x64(dtype == jnp.float64):
         state = trained(SGD(0.1, momentum=0.9), dtype)
-        checkpoint.save(tmp_path / "a.safetensors", NETWORK, (5,), state, {"classes": ["a", "b"]})
-    saved = checkpoint.load(tmp_path / "a.safetensors")
+        save_checkpoint(tmp_path / "a.safetensors", NETWORK, (5,), state, {"classes": ["a", "b"]})
+    saved = load_checkpoint(tmp_path / "a.safetensors")
     assert saved.network == NETWORK
     assert saved.in_shape == (5,)
     assert saved.info == {"classes": ["a", "b"]}
@@ -38,9 +39,9 @@ def test_training_goes_on_where_it_stopped(tmp_path):
     optax = pytest.importorskip("optax")
     for optimizer in (SGD(0.1, momentum=0.9), Optax(optax.adam(1e-2))):
         state = trained(optimizer)
-        checkpoint.save(tmp_path / "a.safetensors", NETWORK, (5,), state, {})
+        save_checkpoint(tmp_path / "a.safetensors", NETWORK, (5,), state, {})
         fresh = init_state(NETWORK, optimizer, jax.random.key(0), (5,))
-        again = checkpoint.load_state(tmp_path / "a.safetensors", like=fresh)
+        again = load_state(tmp_path / "a.safetensors", like=fresh)
         assert int(again.step) == 1
         one, _ = train_step(NETWORK, SoftmaxCrossEntropy(), optimizer, state, X, LABELS)
         two, _ = train_step(NETWORK, SoftmaxCrossEntropy(), optimizer, again, X, LABELS)
@@ -49,22 +50,22 @@ def test_training_goes_on_where_it_stopped(tmp_path):
 
 
 def test_a_file_of_another_optimizer_is_refused(tmp_path):
-    checkpoint.save(tmp_path / "a.safetensors", NETWORK, (5,), trained(SGD(0.1)), {})
+    save_checkpoint(tmp_path / "a.safetensors", NETWORK, (5,), trained(SGD(0.1)), {})
     other = init_state(NETWORK, SGD(0.1, momentum=0.9), jax.random.key(0), (5,))
     with pytest.raises(InputError, match="holds other arrays than this network and optimizer have"):
-        checkpoint.load_state(tmp_path / "a.safetensors", like=other)
+        load_state(tmp_path / "a.safetensors", like=other)
 
 
 def test_bad_files_get_one_sentence(tmp_path):
     path = tmp_path / "a.safetensors"
     with pytest.raises(InputError, match=r"a.safetensors: cannot be read \(No such file or directory\)"):
-        checkpoint.load(path)
-    checkpoint.save(path, NETWORK, (5,), trained(SGD(0.1)), {})
+        load_checkpoint(path)
+    save_checkpoint(path, NETWORK, (5,), trained(SGD(0.1)), {})
     whole = path.read_bytes()
     for content in (b"", b"junk" * 20, whole[: len(whole) // 2], whole[:-1]):
         path.write_bytes(content)
         with pytest.raises(InputError, match="a.safetensors: is corrupt"):
-            checkpoint.load(path)
+            load_checkpoint(path)
 
 
 @pytest.mark.parametrize(
@@ -89,13 +90,13 @@ def test_every_damage_gets_one_sentence(tmp_path, metadata, arrays):
     from safetensors.numpy import load_file, save_file
 
     path = tmp_path / "a.safetensors"
-    checkpoint.save(path, NETWORK, (5,), trained(SGD(0.1)), {})
+    save_checkpoint(path, NETWORK, (5,), trained(SGD(0.1)), {})
     content = path.read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
     kept = {name: value for name, value in (header | metadata).items() if value is not None}
     save_file({n: a for n, a in (load_file(path) | arrays).items() if a is not None}, path, metadata=kept)
     with pytest.raises(InputError, match="a.safetensors: is corrupt") as error:
-        checkpoint.load(path)
+        load_checkpoint(path)
     assert "\n" not in str(error.value)
 
 
@@ -104,10 +105,10 @@ def test_a_file_of_somebody_else_is_refused(tmp_path):
 
     save_file({"w": np.ones(3)}, tmp_path / "b.safetensors")
     with pytest.raises(InputError, match="has the format None but must have 'jaxcnn 1'"):
-        checkpoint.load(tmp_path / "b.safetensors")
+        load_checkpoint(tmp_path / "b.safetensors")
 
 
 def test_the_info_must_be_json(tmp_path):
     with pytest.raises(TypeError):
-        checkpoint.save(tmp_path / "c.safetensors", NETWORK, (5,), trained(SGD(0.1)), {"a": object()})
+        save_checkpoint(tmp_path / "c.safetensors", NETWORK, (5,), trained(SGD(0.1)), {"a": object()})
     assert not list(tmp_path.iterdir())

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
-from test_lowering import GEOMETRIES, correlations, plain
+from test_kernels import GEOMETRIES, correlations, plain
 
-from jaxcnn import lowering
+from jaxcnn import kernels
 from jaxcnn.geometry import resolve
-from jaxcnn.lowering import convolution, onednn
+from jaxcnn.kernels import convolution, onednn
 
 CALL = 'custom_call_target="__onednn$'
 CARRIED = onednn._callable()
@@ -41,7 +41,7 @@ def convolve(x, weight):
             padding=WINDOW.padding,
             dilation=WINDOW.dilation,
             groups=2,
-            labels=lowering.LABELS,
+            labels=kernels.LABELS,
         )
 
     return onednn.instead_of(meant, by_onednn, x, weight)
@@ -118,7 +118,7 @@ def check_correlations(rng, shape, kernel, in_channels, out_channels, groups, hy
 
 def test_the_sum_over_positions_and_the_product_are_exact(rng):
     dy, a, b = whole(rng, 18, 7, 5, 3), whole(rng, 50, 7), whole(rng, 50, 4)
-    np.testing.assert_array_equal(jax.jit(lowering.sum_over_positions)(dy), dy.sum((0, 1, 2)))
+    np.testing.assert_array_equal(jax.jit(kernels.sum_over_positions)(dy), dy.sum((0, 1, 2)))
     np.testing.assert_array_equal(jax.jit(product)(a, b), a.T @ b)
 
 
@@ -141,7 +141,7 @@ def test_an_exported_program_has_what_xla_runs_fast(rng, arrays):
     assert "__onednn" not in exported.mlir_module()
     np.testing.assert_array_equal(exported.call(*arrays), meant(*arrays))
     window = resolve("conv2d", (8, 7), (3, 3), padding=1)
-    gradient = jax.jit(lambda x, dy: lowering.kernel_gradient(x, dy, window, 1))
+    gradient = jax.jit(lambda x, dy: kernels.kernel_gradient(x, dy, window, 1))
     module = export.export(gradient)(whole(rng, 4, 8, 7, 6), whole(rng, 4, 8, 7, 5)).mlir_module()
     convolutions = [line for line in module.splitlines() if "stablehlo.convolution" in line]
     assert len(convolutions) == 1
@@ -188,7 +188,7 @@ def test_images_have_their_channels_last_in_each_call(rng):
     window = resolve("conv2d", (8, 7), (3, 3), padding=1)
 
     def both(x, weight, dy):
-        return lowering.correlate(x, weight, window, 1), lowering.kernel_gradient(x, dy, window, 1)
+        return kernels.correlate(x, weight, window, 1), kernels.kernel_gradient(x, dy, window, 1)
 
     text = jax.jit(both).lower(x, weight, dy).as_text().replace("\\22", '"')
     calls = [line for line in text.splitlines() if "@__onednn$convolution" in line]

@@ -7,13 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import Conv2d, Dense, Flatten, MaxPool2d, ReLU, Sequential, SoftmaxCrossEntropy, compiler_options, lowering
+from jaxcnn import (
+    Conv2d,
+    Dense,
+    Flatten,
+    MaxPool2d,
+    ReLU,
+    Sequential,
+    SoftmaxCrossEntropy,
+    compiler_options,
+    kernels,
+    relu_after_pool,
+)
 from jaxcnn.geometry import resolve
+from jaxcnn.kernels import LABELS, convolution, onednn, program
+from jaxcnn.kernels.fold import Fold
+from jaxcnn.kernels.phases import Phases
 from jaxcnn.layers.conv import conv2d
-from jaxcnn.lowering import LABELS, convolution, onednn, program
-from jaxcnn.lowering.fold import Fold
-from jaxcnn.lowering.phases import Phases
-from jaxcnn.network import relu_after_pool
 from jaxcnn.verify.tolerances import relative_error, tolerance
 
 GEOMETRIES = [
@@ -54,9 +64,9 @@ def correlations(window, groups):
     @jax.jit
     def found(x, weight, dy):
         return (
-            lowering.correlate(x, weight, window, groups),
-            lowering.correlate(dy, _rot180(weight, groups), window.backward, groups),
-            lowering.kernel_gradient(x, dy, window, groups),
+            kernels.correlate(x, weight, window, groups),
+            kernels.correlate(dy, _rot180(weight, groups), window.backward, groups),
+            kernels.kernel_gradient(x, dy, window, groups),
         )
 
     return found, expected
@@ -149,7 +159,7 @@ def test_the_phases_are_the_correlation_of_the_spread_input_exactly(rng, hyper):
 @pytest.mark.usefixtures("float64", "without_onednn")
 def test_the_sum_over_positions_is_the_sum(rng, dtype):
     dy = jnp.asarray(rng.standard_normal((18, 7, 5, 3)), dtype)
-    found, expected = lowering.sum_over_positions(dy), np.asarray(dy, np.float64).sum((0, 1, 2))
+    found, expected = kernels.sum_over_positions(dy), np.asarray(dy, np.float64).sum((0, 1, 2))
     assert (found.shape, found.dtype) == ((3,), dtype)
     sizes = (
         np.abs(np.asarray(dy, np.float64)).sum((0, 1, 2)).max()
@@ -164,7 +174,7 @@ def test_what_is_materialized_is_not_fused_away():
         return (barrier(x * 3) + 1).sum(axis=0)
 
     x = jnp.ones((32, 32))
-    kept = jax.jit(lambda x: f(lowering.materialized, x)).lower(x).compile().as_text()
+    kept = jax.jit(lambda x: f(kernels.materialized, x)).lower(x).compile().as_text()
     fused = jax.jit(lambda x: f(lambda x: x, x)).lower(x).compile().as_text()
     if jax.default_backend() == "cpu":
         assert 'inlineable="false"' in kept

@@ -1,6 +1,3 @@
-import json
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,22 +10,16 @@ from jaxcnn import (
     Dropout,
     Flatten,
     InputError,
-    Layer,
     MaxPool2d,
     ReLU,
     Sequential,
     Sigmoid,
-    Softmax,
     SoftmaxCrossEntropy,
     Tanh,
-    models,
     predict,
-    spec_from_json,
-    spec_to_json,
     summary,
 )
-from jaxcnn.lowering import quick_jit
-from jaxcnn.network import LAYERS
+from jaxcnn.kernels import quick_jit
 from jaxcnn.verify.tolerances import relative_error, tolerance
 
 NETWORK = Sequential(
@@ -43,6 +34,8 @@ NETWORK = Sequential(
         Dense(3),
     )
 )
+
+
 LOSS = SoftmaxCrossEntropy()
 
 
@@ -100,6 +93,8 @@ def test_deltas_are_the_sensitivities_of_every_layers_output(rng):
 
 
 SMOOTH = Sequential((Conv2d(4, 3), Tanh(), AvgPool2d(2), Flatten(), Dense(5), Sigmoid(), Dense(3)))
+
+
 ROUNDINGS = 9 * 2 + 4 + 36 + 5 + 3 + 4 * 16  # the sums on the longest way from an input to a gradient of a kernel
 
 
@@ -167,97 +162,12 @@ def test_predict_gives_class_and_probability():
     np.testing.assert_allclose(probabilities, [0.6652, np.exp(5) / (np.exp(5) + 2)], atol=5e-5)
 
 
-@pytest.mark.parametrize("name", models.MODELS)
-def test_models_run_and_specs_survive_json(name):
-    model = models.find(name)
-    network = model.build(7)
-    assert network.output_shape(model.in_shape) == (7,)
-    again = spec_from_json(json.loads(json.dumps(spec_to_json(network))))
-    assert again == network
-    assert hash(again) == hash(network)
-
-
-def test_the_parameters_of_lenet28_are_those_of_the_textbook():
-    table = summary(models.find("lenet28").build(10), (28, 28, 1))
-    assert [row.parameters for row in table.rows if row.parameters] == [156, 2416, 48120, 10164, 850]
-    assert table.total.multiply_adds == 117_600 + 240_000 + 48_000 + 10_080 + 840
-
-
-def test_specs_of_every_kind_survive_json():
-    network = Sequential(
-        [NETWORK, Conv2d(2, (3, 2), padding=((1, 0), (0, 2))), AvgPool2d((2, 1), padding=1), Softmax()]
-    )
-    assert spec_from_json(json.loads(json.dumps(spec_to_json(network)))) == network
-
-
-def test_bad_specs_are_refused():
-    with pytest.raises(InputError, match="layer is 'Conv9d' but must be one of AvgPool2d, "):
-        spec_from_json({"layer": "Conv9d"})
-    with pytest.raises(InputError, match="layer MaxPool2d: its fields are"):
-        spec_from_json({"layer": "MaxPool2d", "size": 3})
-
-
-def test_residual_bytes_count_what_is_kept_once():
-    """relu keeps its output, which the pooling shares with nobody; the dense layer keeps its input."""
-    rows = summary(Sequential((Conv2d(4, 3), ReLU(), MaxPool2d(2), Flatten(), Dense(3))), (8, 8, 1), batch_size=5).rows
-    kept = {row.name: row.residual_bytes for row in rows}
-    assert kept == {"conv1": 0, "relu1": 5 * 6 * 6 * 4 * 4, "maxpool1": 5 * 36, "flatten1": 0, "dense1": 5 * 36 * 4}
-    rows = summary(Sequential((Dense(4), Sigmoid(), Dense(3), Sigmoid())), (6,), batch_size=2).rows
-    assert [row.residual_bytes for row in rows] == [0, 2 * 4 * 4, 0, 2 * 3 * 4]
-
-
-@dataclass(frozen=True)
-class Twice(Layer):
-    """A combinator of somebody else's: y = x + body(x), its parameters the body's."""
-
-    body: Layer
-
-    def init(self, key, in_shape):
-        return self.body.init(key, in_shape)
-
-    def apply(self, params, x, *, train=False, key=None):
-        return x + self.body.apply(params, x, train=train, key=key)
-
-    def forward(self, params, x, *, train=False, key=None):
-        y, residuals = self.body.forward(params, x, train=train, key=key)
-        return x + y, residuals
-
-    def backward_with_deltas(self, residuals, dy):
-        dx, grads, deltas = self.body.backward_with_deltas(residuals, dy)
-        return dx + dy, grads, deltas
-
-    def multiply_adds(self, in_shape):
-        return self.body.multiply_adds(in_shape)
-
-
-@pytest.mark.usefixtures("float64")
-def test_a_combinator_fits_the_protocol(rng):
-    network = Sequential((Twice(Sequential((Conv2d(2, 3, padding=1), ReLU()))), Flatten(), Dense(3)))
-    params = network.init(jax.random.key(0), (5, 4, 2))
-    x = jnp.asarray(rng.standard_normal((2, 5, 4, 2)))
-    y, residuals = network.forward(params, x)
-    dx, grads, deltas = network.backward_with_deltas(residuals, y)
-    expected = jax.vjp(lambda p, x: network.forward(p, x)[0], params, x)[1](y)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), (grads, dx), expected)
-    assert set(deltas) == {"twice1", "twice1/conv1", "twice1/relu1", "flatten1", "dense1"}
-    assert network.output_shape((5, 4, 2)) == (3,)
-    table = summary(network, (5, 4, 2))
-    assert table.rows[0].layer == "Twice(Sequential(2 layers))"
-    assert table.total.multiply_adds == 5 * 4 * 2 * 9 * 2 + 40 * 3
-    again = spec_from_json(json.loads(json.dumps(spec_to_json(network))), LAYERS | {"Twice": Twice})
-    assert again == network
-
-
 def test_a_wrong_cotangent_names_the_layer():
     network = Sequential((Dense(3), Dense(2)))
     params = network.init(jax.random.key(0), (4,))
     _, residuals = network.forward(params, jnp.ones((5, 4)))
     with pytest.raises(InputError, match="layer 'dense2' with dy shape .* dense.backward: dy has shape"):
         network.backward(residuals, jnp.ones((5, 3)))
-
-
-def test_a_single_layer_has_a_summary():
-    assert summary(Dense(3), (4,)).total.parameters == 15
 
 
 def test_specs_are_static_arguments():

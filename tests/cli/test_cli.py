@@ -1,0 +1,76 @@
+"""The commands as a user meets them: what they print, what they write, how they fail."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command import run
+
+UNIT = {"mean": 0, "std": 1, "padding": 0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["evaluate", "nowhere"], "run is 'nowhere', which holds no model.safetensors; it must be a folder of jaxcnn"),
+        (["evaluate", "broken"], "broken/model.safetensors: is corrupt"),
+        (["evaluate"], "'run'"),
+        (["diagnose", "nowhere"], "run is 'nowhere', which holds no model.safetensors"),
+        (["summary", "--model", "x"], "model is 'x' but must be one of digits"),
+        (["summary", "--batch-size", 0], "batch_size is 0 but must be at least 1"),
+        (["verify", "jax.nn:relu"], "args is not given; jax.nn:relu needs some"),
+        (["verify", "relu", "--args", "f32[2]"], "function is 'relu' but must be module:function"),
+        (["verify", "jax.nn:relu", "--args", "f32(2)"], "args is 'f32(2)', which cannot be read"),
+        (["verify", "jax.nn:relu", "--op", "relu"], "a function and op are both given"),
+        (["verify", "--plain", "jax.nn:relu"], "plain is given but no function"),
+        (["verify", "jax.nn:relu", "--args", "f32[2]", "--html", "no/page.html"], "its folder must exist"),
+        (["verify", "--mutants", "--thorough"], "thorough is given with mutants"),
+        (["verify", "--soak", "0"], "soak is 0 but must be at least 1"),
+        (["verify", "--op", "conv3d"], "op is 'conv3d' but must be one of conv2d, max_pool2d"),
+        (["tarin"], "tarin"),
+    ],
+)
+def test_bad_input_to_the_other_commands_gets_one_sentence(capsys, arguments, sentence):
+    Path("broken").mkdir()
+    Path("broken/model.safetensors").write_bytes(b"nothing of the kind")
+    assert run(*arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("jaxcnn: ")
+    assert err.count("\n") == 1
+    assert sentence in err
+
+
+def test_summary(capsys):
+    assert run("summary", "--model", "lenet28", "--batch-size", 4) == 0
+    assert "conv2      Conv2d(16, 5)" in capsys.readouterr().out
+    assert run("summary", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["layers"]
+    assert sum(row["parameters"] for row in rows) == 53_002
+
+
+def test_help_teaches(capsys):
+    assert run("--help") == 0
+    out = capsys.readouterr().out
+    assert all(command in out for command in ("train", "evaluate", "diagnose", "summary", "verify"))
+    assert run("train", "--help") == 0
+    out = capsys.readouterr().out
+    for flag in ("data", "model", "epochs", "batch-size", "learning-rate", "momentum", "weight-decay", "seed", "loss",
+                 "optimizer", "dtype", "target-error", "out", "json"):  # fmt: skip
+        assert f"--{flag}" in out
+
+
+def test_without_the_extra_the_command_says_what_to_install(tmp_path):
+    script = "import sys; sys.modules['typer'] = None\nfrom jaxcnn.cli import main\nmain(['train'])\n"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.strip() == "jaxcnn: the command line needs more packages: pip install 'jaxcnn[cli]'"
+
+
+def test_no_command_shows_the_help(capsys):
+    assert run() == 2
+    out, err = capsys.readouterr()
+    assert "Start with: jaxcnn train" in out + err
+    assert "jaxcnn: " not in err

@@ -1,0 +1,183 @@
+"""`jaxcnn train` as a user meets it."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from command import run
+
+from jaxcnn import experiment
+from jaxcnn.cli import show
+from jaxcnn.data import Normalization, load_digits
+from jaxcnn.recipe import Recipe
+from jaxcnn.store.runs import load_run
+
+
+def test_train_then_evaluate(capsys):
+    assert run("train", "--epochs", 3, "--json") == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert result["run"] == "runs/digits-0001"
+    assert result["accuracy"] > 0.8
+    assert result["steps"] == 3 * (1437 // 32)
+    assert result["gradient_check"] < 1e-10
+    assert "gradient check: hand-written backward = jax.grad of the plain forward" in err
+    assert "Confusion: rows are the true class" in err
+    assert "misclassified" in err
+
+    folder = Path("runs/digits-0001")
+    files = {"model.safetensors", "metrics.jsonl", "recipe.toml", "curves.png", "kernels.png"}
+    assert {file.name for file in folder.iterdir()} == files
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert lines[-1]["test_accuracy"] == result["accuracy"]
+    assert Recipe.read(folder / "recipe.toml") == Recipe(
+        model="digits", epochs=3, learning_rate=0.02, momentum=0.9, weight_decay=5e-4
+    )
+    for name in ("curves.png", "kernels.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+
+    model_file = load_run(folder)  # which reads model.safetensors alone
+    assert model_file.normalization == Normalization.of(load_digits().train_images)
+
+    assert run("evaluate", folder, "--json") == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["accuracy"] == result["accuracy"]
+    assert again["loss"] == pytest.approx(result["loss"], rel=1e-6)
+    assert again["confusion"] == result["confusion"]
+    assert np.array(again["confusion"]).sum() == 360
+
+    assert run("diagnose", folder, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["samples"] == 512
+    assert {layer["name"] for layer in found["layers"]} == {"relu1", "relu2", "relu3"}
+    for layer in found["layers"]:
+        assert layer["share"] == pytest.approx(lines[-1][f"{layer['name']}_dead"], abs=1e-6)
+
+    assert run("evaluate", folder) == 0
+    assert f"test accuracy {result['accuracy']:.2%}" in capsys.readouterr().out
+
+
+def test_the_next_run_gets_the_next_folder_and_options_reach_the_run(capsys):
+    Path("runs/digits-0001").mkdir(parents=True)
+    arguments = ("--epochs", 50, "--batch-size", 64, "--target-error", 2.2, "--optimizer", "nesterov")
+    assert run("train", *arguments, "--seed", 3, "--loss", "squared-error", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["run"] == "runs/digits-0002"
+    assert result["epochs"] < 50
+    assert result["train_loss"] <= 2.2
+    recipe = Recipe.read("runs/digits-0002/recipe.toml")
+    assert (recipe.seed, recipe.batch_size, recipe.loss) == (3, 64, "squared-error")
+
+
+@pytest.mark.parametrize(("dtype", "optimizer"), [("bfloat16", "adamw"), ("float64", "adam")])
+def test_dtypes_and_optax_optimizers(capsys, monkeypatch, few_digits, dtype, optimizer):
+    monkeypatch.setattr(experiment, "load_dataset", lambda source: few_digits)
+    monkeypatch.setattr(show, "load_dataset", lambda source: few_digits)
+    arguments = ("--epochs", 2, "--batch-size", 16, "--learning-rate", 0.002, "--out", "a/b", "--json")
+    assert run("train", *arguments, "--dtype", dtype, "--optimizer", optimizer) == 0
+    result = json.loads(capsys.readouterr().out)
+    first, last = (json.loads(line)["loss"] for line in Path("a/b/metrics.jsonl").read_text().splitlines())
+    assert last < first
+    with jax.enable_x64(True):
+        params = load_run(Path("a/b")).checkpoint.params
+    assert {array.dtype for array in jax.tree.leaves(params)} == {jax.numpy.dtype(dtype)}
+    assert run("evaluate", "a/b", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == result["accuracy"]
+
+
+def test_a_diverging_run_says_so_and_keeps_the_last_good_parameters(capsys):
+    assert run("train", "--learning-rate", 1e9, "--loss", "squared-error", "--epochs", 2, "--out", "wild") == 1
+    err = capsys.readouterr().err
+    assert "jaxcnn: the loss became" in err
+    assert "at step" in err
+    assert "they are in wild/model.safetensors" in err
+    assert run("evaluate", "wild", "--json") == 0
+    assert np.isfinite(json.loads(capsys.readouterr().out)["loss"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--epochs", 0], "epochs is 0 but must be at least 1"),
+        (["--batch-size", 0], "batch_size is 0 but must be at least 1"),
+        (["--batch-size", 1438], "batch_size is 1438 but must be at most 1437, the number of training images"),
+        (["--learning-rate", -1], "learning_rate is -1.0 but must be finite, at least 0"),
+        (["--learning-rate", "nan"], "learning_rate is nan but must be finite, at least 0"),
+        (["--learning-rate", "inf"], "learning_rate is inf but must be finite, at least 0"),
+        (["--momentum", 1], "momentum is 1.0 but must be at least 0 and below 1"),
+        (["--weight-decay", -0.1], "weight_decay is -0.1 but must be finite, at least 0"),
+        (["--target-error", "nan"], "target_error is nan but must be finite, at least 0"),
+        (["--seed", -1], "seed is -1 but must be at least 0"),
+        (["--model", "resnet"], "model is 'resnet' but must be one of digits, lenet28, cnn28, vgg32"),
+        (["--model", "lenet28"], "layer 'conv2' with input shape (4, 4, 6): conv2d: a window of height 5 does not fit"),
+        (["--data", "nowhere"], "data is 'nowhere' but must be \"digits\" or a folder"),
+        (["--out", "."], "out is '.', which exists; it must be a new folder"),
+        (["--out", "file/run"], "out is 'file/run', which cannot be created"),
+        (["--out", "dangling/run"], "out is 'dangling/run', which cannot be created"),
+        (["--out", 300 * "x"], "File name too long"),
+        (["--data", ""], "data is '' but must be"),
+        (["--data", 5000 * "x"], "File name too long"),
+        (["--seed", 2**32], "seed is 4294967296 but must be at least 0 and below 2**32"),
+        (["--optimizer", "adam", "--momentum", 0.9], "momentum is 0.9 but adam has none; it must be left out"),
+        (["--optimizer", "adam", "--weight-decay", 0.1], "weight_decay is 0.1 but adam has none"),
+        (["--optimizer", "nesterov", "--momentum", 0], "SGD: nesterov is True but momentum is 0"),
+        (["--optimizer", "lbfgs"], "optimizer is 'lbfgs' but must be one of sgd, nesterov, adam, adamw"),
+        (["--dtype", "float8"], "dtype is 'float8' but must be one of float32, bfloat16, float64"),
+        (["--config", "none.toml"], "none.toml: cannot be read (No such file or directory); it must be a TOML file"),
+        (["--config", "file", "--preset", "lenet5"], "preset and config are both given"),
+        (["--epochs", "many"], "'--epochs'"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_bad_input_to_train_gets_one_sentence(capsys, arguments, sentence):
+    Path("file").write_text("")
+    Path("dangling").symlink_to("nowhere")
+    assert run("train", *arguments) == 2
+    err = capsys.readouterr().err
+    lines = [line for line in err.splitlines() if line.startswith("jaxcnn: ")]
+    assert len(lines) == 1
+    assert err.splitlines()[-1] == lines[0]
+    assert sentence in lines[0]
+    assert "Traceback" not in err
+    assert sorted(path.name for path in Path().iterdir()) == ["dangling", "file"]
+
+
+def test_an_interrupted_run_keeps_what_it_has(capsys, monkeypatch):
+    def interrupted(*args, on_epoch, **kwargs):
+        state = args[3]
+        on_epoch(state, {"epoch": 1, "loss": 1.0, "accuracy": 0.5, "test_loss": 1.0, "test_accuracy": 0.5})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "fit", interrupted)
+    assert run("train", "--out", "half") == 130
+    assert capsys.readouterr().err.strip().endswith("jaxcnn: interrupted")
+    assert run("evaluate", "half", "--json") == 0
+    assert len(Path("half/metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_failed_gradient_check_trains_nothing(capsys, monkeypatch):
+    monkeypatch.setattr(experiment.verify, "check_network", lambda *arguments: 0.5)
+    assert run("train") == 1
+    assert "jaxcnn: the hand-written gradient differs from jax.grad by 5.0e-01" in capsys.readouterr().err
+    assert not list(Path().iterdir())
+
+
+def test_a_dangling_default_folder_is_refused(capsys):
+    Path("runs").symlink_to("nowhere")
+    assert run("train") == 2
+    assert "out is 'runs', which cannot be created" in capsys.readouterr().err
+
+
+def test_the_recipe_of_a_run_repeats_it_bit_for_bit(capsys, monkeypatch, few_digits):
+    monkeypatch.setattr(experiment, "load_dataset", lambda source: few_digits)
+    options = ("--epochs", 2, "--batch-size", 16, "--seed", 5, "--optimizer", "nesterov", "--loss", "squared-error")
+    assert run("train", *options, "--out", "one", "--json") == 0
+    assert run("train", "--config", "one/recipe.toml", "--out", "two", "--json") == 0
+    assert run("train", "--config", "one/recipe.toml", "--seed", 6, "--out", "three", "--json") == 0
+    capsys.readouterr()
+    assert Path("one/recipe.toml").read_bytes() == Path("two/recipe.toml").read_bytes()
+    assert Path("one/model.safetensors").read_bytes() == Path("two/model.safetensors").read_bytes()
+    assert Path("one/model.safetensors").read_bytes() != Path("three/model.safetensors").read_bytes()

@@ -1,0 +1,49 @@
+"""Layer specs as JSON, and back."""
+
+import json
+
+import pytest
+
+from jaxcnn import (
+    AvgPool2d,
+    Conv2d,
+    Dense,
+    Dropout,
+    Flatten,
+    InputError,
+    MaxPool2d,
+    ReLU,
+    Sequential,
+    Sigmoid,
+    Softmax,
+    Tanh,
+    spec_from_json,
+    spec_to_json,
+)
+
+NETWORK = Sequential(
+    (
+        Conv2d(3, (3, 2), stride=(1, 2), padding="SAME"),
+        ReLU(),
+        Sequential((MaxPool2d(2), Conv2d(4, 2), Tanh())),
+        Dropout(0.3),
+        Flatten(),
+        Dense(5, bias=False),
+        Sigmoid(),
+        Dense(3),
+    )
+)
+
+
+def test_specs_of_every_kind_survive_json():
+    network = Sequential(
+        [NETWORK, Conv2d(2, (3, 2), padding=((1, 0), (0, 2))), AvgPool2d((2, 1), padding=1), Softmax()]
+    )
+    assert spec_from_json(json.loads(json.dumps(spec_to_json(network)))) == network
+
+
+def test_bad_specs_are_refused():
+    with pytest.raises(InputError, match="layer is 'Conv9d' but must be one of AvgPool2d, "):
+        spec_from_json({"layer": "Conv9d"})
+    with pytest.raises(InputError, match="layer MaxPool2d: its fields are"):
+        spec_from_json({"layer": "MaxPool2d", "size": 3})

@@ -1,0 +1,104 @@
+"""`run`: the same run from a recipe wherever it is called, and who is told what."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from jaxcnn import Dense, Flatten, InputError, NonFiniteLoss, Sequential, experiment
+from jaxcnn.data import load_digits
+from jaxcnn.experiment import Observer, Recorder, WrongGradient, prepare, run
+from jaxcnn.recipe import Recipe
+
+SMALL = Recipe(model=Sequential((Flatten(), Dense(10))), epochs=2, batch_size=16)
+
+
+@pytest.fixture(autouse=True)
+def few_digits(monkeypatch):
+    """96 digits to train on and 40 to test."""
+    digits = load_digits()
+    cut = {
+        f"{split}_{part}": getattr(digits, f"{split}_{part}")[:size]
+        for split, size in (("train", 96), ("test", 40))
+        for part in ("images", "labels")
+    }
+    monkeypatch.setattr(experiment, "load_dataset", lambda source: dataclasses.replace(digits, **cut))
+
+
+class Listener(Observer):
+    """Writes down what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def on_prepared(self, experiment):
+        self.told.append("prepared")
+
+    def on_checked(self, experiment, gradient_check):
+        self.told.append(("checked", gradient_check < 1e-10))
+
+    def on_epoch(self, experiment, state, metrics, found):
+        self.told.append(("epoch", metrics["epoch"], int(state.step)))
+
+    def on_divergence(self, experiment, diverged):
+        self.told.append(("divergence", diverged.step > 0))
+
+    def on_end(self, result):
+        self.told.append(("end", len(result.history)))
+
+
+def test_an_observer_is_told_in_order_and_the_result_is_whole():
+    listener = Listener()
+    result = run(SMALL, listener, Observer())
+    assert listener.told == ["prepared", ("checked", True), ("epoch", 1, 6), ("epoch", 2, 12), ("end", 2)]
+    assert result.parameters == 650
+    assert result.measured.accuracy == result.history[-1]["test_accuracy"]
+    assert result.experiment.recipe == SMALL.changed(learning_rate=0.02, momentum=0.9, weight_decay=5e-4)
+
+
+def test_the_resolved_recipe_gives_the_same_parameters_bit_for_bit():
+    one = run(SMALL)
+    two = run(one.experiment.recipe)
+    jax.tree.map(np.testing.assert_array_equal, one.state.params, two.state.params)
+
+
+def test_divergence_is_told_and_raised():
+    listener = Listener()
+    with pytest.raises(NonFiniteLoss):
+        run(SMALL.changed(loss="squared-error", learning_rate=1e30), listener)
+    assert listener.told[-1] == ("divergence", True)
+
+
+def test_a_wrong_gradient_trains_nothing(monkeypatch):
+    listener = Listener()
+    monkeypatch.setattr(experiment.verify, "check_network", lambda *arguments: float("nan"))
+    with pytest.raises(WrongGradient, match="differs from jax.grad by nan, allowed is 1e-10; nothing was trained"):
+        run(SMALL, listener)
+    assert listener.told == ["prepared"]
+
+
+def test_the_default_model_is_the_one_made_for_the_images(monkeypatch):
+    digits = load_digits()
+    for shape, name in (((8, 8, 1), "digits"), ((28, 28, 1), "lenet28"), ((32, 32, 3), "vgg32")):
+        images = {f"{split}_images": np.zeros((40, *shape), np.float32) for split in ("train", "test")}
+        labels = {f"{split}_labels": np.arange(40, dtype=np.int32) % 10 for split in ("train", "test")}
+        dataset = dataclasses.replace(digits, **images, **labels)
+        monkeypatch.setattr(experiment, "load_dataset", lambda source, dataset=dataset: dataset)
+        assert prepare(Recipe(normalize=False)).recipe.model == name
+    images = {f"{split}_images": np.zeros((40, 9, 9, 1), np.float32) for split in ("train", "test")}
+    monkeypatch.setattr(experiment, "load_dataset", lambda source: dataclasses.replace(digits, **images, **labels))
+    with pytest.raises(InputError, match="model is not given and none is made for images of shape"):
+        prepare(Recipe(normalize=False))
+
+
+def test_the_folder_of_a_recorder_is_there_from_the_gradient_check_on(tmp_path):
+    recorder = Recorder(tmp_path / "r")
+    with pytest.raises(InputError, match="is not created before its gradient was checked"):
+        _ = recorder.folder
+    run(SMALL, recorder)
+    assert {file.name for file in recorder.folder.iterdir()} == {
+        "recipe.toml", "metrics.jsonl", "model.safetensors", "curves.png",
+    }  # fmt: skip
+    with pytest.raises(InputError, match="which exists; it must be a new folder"):
+        Recorder(tmp_path / "r")
