@@ -24,7 +24,7 @@ from .layers.activation import ScaledTanh, Tanh
 from .losses import Loss, SoftmaxCrossEntropy, SquaredError
 from .network import summary as summarize
 from .sgd import SGD, Constant, Cosine, Optax, Optimizer
-from .verify import arguments as verify_arguments
+from .verify.arguments import draw, import_function
 
 app = typer.Typer(
     help="Convolutional networks in JAX with hand-written backward passes.\n\n"
@@ -430,13 +430,13 @@ def verify_command(
 
 
 def _verify_function(function, args, plain, thorough, seed, html, as_json) -> NoReturn:
-    f, bare = verify_arguments.load(function), None if plain is None else verify_arguments.load(plain, "plain")
+    f, bare = import_function(function), None if plain is None else import_function(plain, "plain")
     if args is None:
         raise InputError(f'args is not given; {function} needs some, such as --args "f32[2,7,5,3], f32[4]"')
     if html is not None and not html.resolve().parent.is_dir():
         raise InputError(f"html is {str(html)!r} but its folder must exist")
     with jax.enable_x64(True):
-        drawn = verify_arguments.draw(args, seed)
+        drawn = draw(args, seed)
     report = verify.check_rule(f, *drawn, plain=bare, thorough=thorough, seed=seed)
     if html is not None:
         files.write(html, report.to_html().encode())
@@ -488,11 +488,11 @@ def _soak(count, seed, as_json) -> NoReturn:
 
 def _verify_operations(op, thorough, as_json) -> NoReturn:
     names = list(verify.OPERATIONS) if op is None else [op]
-    verify.find(names[0])
+    verify.find_operation(names[0])
     checks = []
     with _bar(_console(as_json=True)) as bar:
         task = bar.add_task(
-            "compiling", total=sum(len(verify.chosen_cases(verify.find(name), thorough)) for name in names)
+            "compiling", total=sum(len(verify.chosen_cases(verify.find_operation(name), thorough)) for name in names)
         )
         for found in verify.check_operations(names, thorough=thorough):
             checks += found
