@@ -1,4 +1,4 @@
-# make train | make test | make lint | make verify | make reference    (PYTHON=python3.12 to choose another interpreter)
+# make train | make test | make lint | make verify | make reference | make bench    (PYTHON=python3.12 to choose another interpreter)
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -8,7 +8,7 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --editable '.[cli,dev]'
 	touch $@
 
-.PHONY: train test lint verify reference
+.PHONY: train test lint verify reference bench
 train: .venv/installed
 	$(BIN)/jaxcnn train
 
@@ -25,3 +25,6 @@ verify: .venv/installed
 
 reference: .venv/installed
 	$(BIN)/python -m reference
+
+bench: .venv/installed
+	$(BIN)/python -m benchmarks.speed

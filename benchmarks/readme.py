@@ -1,10 +1,12 @@
-"""Put the committed measurements of `jaxcnn bench` into the documents: `python -m benchmarks.readme`."""
+"""Put the committed measurements of `benchmarks.speed` into the documents: `python -m benchmarks.readme`."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxcnn import bench, files
+from jaxcnn import files
+
+from . import speed
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -14,10 +16,11 @@ def tables() -> Iterator[tuple[str, str, str]]:
     """Each document's name, the command of the mark, and what must stand between this mark and `<!-- end -->`."""
     steps, operations = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("steps", "operations"))
     beside = [row for row in steps["rows"] if row["table"] not in ("step", "evaluation")]
-    yield "README.md", "jaxcnn bench", bench.markdown(steps)
-    yield "README.zh-CN.md", "jaxcnn bench", bench.markdown(steps)
-    yield "docs/speed.md", "jaxcnn bench --numerics --growth", _block(bench.text(steps | {"rows": beside}))
-    yield "docs/speed.md", "jaxcnn bench --op all", _block(bench.text(operations))
+    command = "python -m benchmarks.speed"
+    yield "README.md", command, speed.markdown(steps)
+    yield "README.zh-CN.md", command, speed.markdown(steps)
+    yield "docs/speed.md", f"{command} --numerics --growth", _block(speed.text(steps | {"rows": beside}))
+    yield "docs/speed.md", f"{command} --op all", _block(speed.text(operations))
 
 
 def main() -> None:

@@ -5,9 +5,12 @@ Layer specs are frozen dataclasses, `Conv2d`, combined by `Sequential`. Nothing 
 What a module exports stands in its `__all__`.
 """
 
-from . import geometry, initializers, models
-from .diagnosis import *
+from . import geometry, initializers
 from .errors import *
+from .fit import *
+from .inspect.diagnosis import *
+from .inspect.summary import *
+from .kernels import compiler_options
 from .layers.activation import *
 from .layers.base import *
 from .layers.combine_maps import *
@@ -18,14 +21,16 @@ from .layers.median_pool import *
 from .layers.pool import *
 from .layers.reshape import *
 from .layers.residual import *
+from .layers.rewrite import *
+from .layers.sequential import *
 from .layers.sparsity import *
 from .layers.stochastic_pool import *
 from .layers.subsample import *
 from .losses import *
-from .lowering import compiler_options
-from .network import *
 from .operation import *
+from .recovery import *
 from .sgd import *
+from .store.spec import *
 from .training import *
 
 __version__ = "0.1.0"

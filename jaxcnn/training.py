@@ -1,15 +1,11 @@
-r"""Training as the documents describe it: forward, error, backward, update, until a stopping rule holds.
+r"""Training as the documents describe it: forward, error, backward, update; one step, one epoch, and evaluation.
 
 (1)  one step: y = network(w, x) ; E = loss(y, t) ; delta^L = dE/dy ; dE/dw by the chain rule ; w <- update(w, dE/dw)
-(2)  stop at the largest number of epochs, or when an epoch's mean training loss is at or below the expected value [T1]
 
 Nothing here differentiates automatically: `train_step` calls the hand-written backward functions.
 Tests: tests/test_training.py.
 """
 
-import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -19,24 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .errors import InputError, check_count
+from .errors import InputError
+from .kernels import compiler_options
+from .layers.activation import softmax
 from .layers.base import Layer, Params, Shape
+from .layers.rewrite import relu_after_pool
 from .losses import Loss
-from .lowering import compiler_options
-from .network import relu_after_pool
 from .sgd import Optimizer
 
-__all__ = [
-    "Evaluation",
-    "NonFiniteLoss",
-    "TrainState",
-    "evaluate",
-    "fit",
-    "gradients",
-    "init_state",
-    "train_epoch",
-    "train_step",
-]
+__all__ = ["Evaluation", "TrainState", "evaluate", "gradients", "init_state", "predict", "train_epoch", "train_step"]
 
 
 @jax.tree_util.register_dataclass
@@ -200,7 +187,7 @@ def evaluate(network: Layer, loss: Loss, params: Params, images, labels, *, batc
     Raises:
         InputError: the images do not fit the network, or the labels are not one output for each image.
     """
-    _check_labels(network, images, labels)
+    check_labels(network, images, labels)
     labels = np.asarray(labels)
     (classes,) = network.output_shape(images.shape[1:])
     total, predictions = 0.0, []
@@ -220,117 +207,31 @@ def _outputs(network, loss, params, images, labels):
     return outputs, loss.forward(outputs, labels)[0]
 
 
-class NonFiniteLoss(ArithmeticError):
-    """The loss became NaN or infinite; `state` holds the last parameters whose loss was finite.
-
-    Attributes:
-        step: the number of updates, one of which spoiled the parameters, at which this was seen.
-        state: the state before the update that spoiled the parameters (the given one if they were never good).
-        history: the epochs that were finished.
-    """
-
-    def __init__(self, what: str, step: int, state: TrainState, history: list[dict]):
-        super().__init__(
-            f"{what}; the parameters after step {int(state.step)} were kept: a smaller learning rate may help"
-        )
-        self.step, self.state, self.history = step, state, history
-
-
-def fit(
-    network: Layer,
-    loss: Loss,
-    optimizer: Optimizer,
-    state: TrainState,
-    images,
-    labels,
-    *,
-    batch_size: int,
-    epochs: int,
-    target_error: float | None = None,
-    test: tuple[Any, Any] | None = None,
-    on_epoch: Callable[[TrainState, dict], None] = lambda state, metrics: None,
-) -> tuple[TrainState, list[dict]]:
-    """Train until a stopping rule of [T1] holds (2).
+def predict(network: Layer, params: Params, x) -> tuple[jax.Array, jax.Array]:
+    """The class of greatest probability and that probability, for each sample [A4].
 
     Args:
-        network, loss, optimizer: specs.
-        state: from `init_state`.
-        images: (N, ...); they are cast to the parameters' dtype.
-        labels: (N,) integers.
-        batch_size: samples per update, from 1 to N.
-        epochs: largest number of epochs, at least 1.
-        target_error: stop after an epoch whose mean training loss is at or below it; None: never.
-        test: images and labels to evaluate after every epoch, or None.
-        on_epoch: called after every epoch with the state and the epoch's metrics.
+        network: a layer whose outputs are (N, K) logits.
+        params: its parameters.
+        x: (N, ...), a batch.
 
     Returns:
-        `(state, history)`: one dict for each epoch with "epoch", "step", "loss", "accuracy" (means over the epoch's
-        steps, before each update), "seconds" (of training alone; the first epoch's hold the compilation) and, with
-        `test`, "test_loss" and "test_accuracy".
+        Classes (N,), int32, and probabilities (N,) of the outputs' dtype, by softmax of the outputs.
 
     Raises:
-        InputError: an argument is out of range or does not fit.
-        NonFiniteLoss: the loss became NaN or infinite.
+        InputError: x does not fit the network.
 
-    >>> from jaxcnn import SGD, Dense, SoftmaxCrossEntropy
-    >>> x, labels = jnp.eye(4), jnp.arange(4)
-    >>> optimizer = SGD(1.0)
-    >>> state = init_state(Dense(4), optimizer, jax.random.key(0), (4,))
-    >>> state, history = fit(Dense(4), SoftmaxCrossEntropy(), optimizer, state, x, labels,
-    ...                      batch_size=2, epochs=100, target_error=0.1)
-    >>> history[-1]["loss"] <= 0.1 < history[-2]["loss"], history[-1]["accuracy"]
-    (True, 1.0)
+    >>> from jaxcnn import Dense, Sequential
+    >>> network = Sequential((Dense(3, bias=False),))
+    >>> classes, probabilities = predict(network, {"dense1": {"weight": jnp.eye(3)}}, jnp.array([[2.0, 3.0, 4.0]]))
+    >>> print(classes, probabilities.round(4))
+    [2] [0.6652]
     """
-    check_count("fit", "epochs", epochs)
-    if target_error is not None and not 0 <= target_error < math.inf:
-        raise InputError(f"fit: target_error is {target_error!r} but must be a finite number of at least 0")
-    _check_labels(network, images, labels)
-    dtype = jax.tree.leaves(state.params)[0].dtype if state.params else None
-    images, labels = jnp.asarray(images, dtype), jnp.asarray(labels)
-    probe = (images[:batch_size], labels[:batch_size]) if test is None else (jnp.asarray(test[0], dtype), test[1])
-
-    def replayed(start, until):
-        """The state after step `until` of the epoch that began with `start`."""
-        order = epoch_order(start.key, start.epoch + 1, len(images), batch_size)
-        for chosen in order[: until - int(start.step)]:
-            start, _ = train_step(network, loss, optimizer, start, images[chosen], labels[chosen])
-        return start
-
-    history, previous = [], state
-    for _ in range(epochs):
-        begin, started = state, time.perf_counter()
-        state, metrics = train_epoch(network, loss, optimizer, begin, images, labels, batch_size)
-        losses, correct = np.asarray(metrics["loss"], float), np.asarray(metrics["correct"])
-        seconds = time.perf_counter() - started
-        measured = evaluate(network, loss, state.params, *probe)
-        bad = np.flatnonzero(~np.isfinite(losses))
-        if bad.size or not math.isfinite(measured.loss):
-            if bad.size:  # the loss of a step is that of the parameters before its update
-                step = int(begin.step) + int(bad[0]) + 1
-                what, good = f"the loss became {losses[bad[0]]} at step {step}", max(step - 2, int(previous.step))
-            else:
-                step = int(state.step)
-                what, good = f"the loss is {measured.loss} after step {step}", step - 1
-            state = replayed(begin if good >= int(begin.step) else previous, good)
-            raise NonFiniteLoss(what, step, state, history)
-        previous = begin
-        epoch = {
-            "epoch": int(state.epoch),
-            "step": int(state.step),
-            "loss": float(losses.mean()),
-            "accuracy": float(correct.sum() / (len(losses) * batch_size)),
-            "seconds": seconds,
-        }
-        if test is not None:
-            epoch |= {"test_loss": measured.loss, "test_accuracy": measured.accuracy}
-        history.append(epoch)
-        on_epoch(state, epoch)
-        if target_error is not None and epoch["loss"] <= target_error:
-            break
-    return state, history
+    probabilities = softmax(network.apply(params, x))
+    return probabilities.argmax(axis=-1).astype(jnp.int32), probabilities.max(axis=-1)
 
 
-def _check_labels(network, images, labels):
+def check_labels(network, images, labels):
     """Refuse labels that are not one integer for each image, each below the number of outputs."""
     labels = np.asarray(labels)
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or len(labels) != len(images) or not len(labels):

@@ -15,12 +15,12 @@ import sys
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
 
 import jaxcnn
-from jaxcnn.network import spec_to_json
 from jaxcnn.operation import operation
 from jaxcnn.verify import OPERATIONS, Check, find_operation, table
 from jaxcnn.verify.cases import Case
@@ -37,21 +37,14 @@ from .finite_difference import largest_error
 
 LOOPS = {
     name: function
-    for module in pkgutil.iter_modules(importlib.import_module(__package__).__path__)
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)])
     if module.name != "__main__"
-    for name, function in vars(importlib.import_module(f"{__package__}.{module.name}")).items()
+    for name, function in vars(importlib.import_module(f".{module.name}", "reference")).items()
 }
 
 
 def check_loops(
-    problem: Problem,
-    forward: Callable,
-    backward: Callable,
-    *,
-    name: str,
-    case: str,
-    seed: int,
-    kinks: Collection[str] = (),
+    name: str, case: str, seed: int, problem: Problem, forward: Callable, backward: Callable, kinks: Collection[str]
 ) -> list[Check]:
     """The value and the rule of a problem against the loops `forward(*args)` and `backward(residuals, dy)`.
 
@@ -85,18 +78,17 @@ def check_loops(
 def check_case(name: str, case: Case, seed: int) -> list[Check]:
     """One case of an operation, whose rule is made the explicit backward."""
     op, args = find_operation(name).op, case.draw(seed)
-    explicit, plain = (partial(f, **case.hyper) for f in (op.with_rule(op.backward), without_rule(op)))
-
-    def forward(*args):
-        args = list(args)
-        if "key" in op.arguments:  # the draw itself: NumPy has not JAX's random numbers
-            (args[op.arguments.index("key")],) = numpy_arrays(jax.tree.leaves(op.forward(*args, **case.hyper)[1]))
-        return LOOPS[f"{name}_forward"](*args, **case.hyper)
-
-    backward = partial(LOOPS[f"{name}_backward"], **case.hyper)
+    explicit, plain, forward, backward = (
+        partial(f, **case.hyper)
+        for f in (op.with_rule(op.backward), without_rule(op), LOOPS[f"{name}_forward"], LOOPS[f"{name}_backward"])
+    )
+    if "key" in op.arguments:  # the loops get the draw itself: NumPy has not JAX's random numbers
+        with jax.enable_x64(True):
+            (draw,) = numpy_arrays(jax.tree.leaves(op.forward(*args, **case.hyper)[1]))
+        forward = partial(lambda loops, x, _: loops(x, draw), forward)
     problem = Problem.of(explicit, args, plain, None, op.arguments)
     kinks = () if case.smooth else op.arguments
-    return check_loops(problem, forward, backward, name=name, case=str(case), seed=seed, kinks=kinks)
+    return check_loops(name, str(case), seed, problem, forward, backward, kinks)
 
 
 NETWORK = jaxcnn.Sequential((
@@ -108,7 +100,7 @@ NETWORK = jaxcnn.Sequential((
 
 def check_whole_network(seed: int = 0) -> list[Check]:
     """A network's loss by the chain of backward functions; `delta` is added to the outputs of its layers, and is 0."""
-    rng, loss, spec = np.random.default_rng(seed), jaxcnn.SoftmaxCrossEntropy(), spec_to_json(NETWORK)["layers"]
+    rng, loss, spec = np.random.default_rng(seed), jaxcnn.SoftmaxCrossEntropy(), jaxcnn.spec_to_json(NETWORK)["layers"]
     x, labels = rng.standard_normal((3, 9, 7, 2)), np.array([2, 0, 3])
 
     @operation
@@ -143,7 +135,7 @@ def check_whole_network(seed: int = 0) -> list[Check]:
     delta = jax.tree.map(np.zeros_like, backward(forward(params, x, {})[1], 1.0)[2])
     problem = Problem.of(explicit, (params, x, delta), plain, None, explicit.arguments)
     kinks = ("delta['relu1']",)  # zeros tie in the windows of the pooling
-    return check_loops(problem, forward, backward, name="network", case="10 layers", seed=seed, kinks=kinks)
+    return check_loops("network", "10 layers", seed, problem, forward, backward, kinks)
 
 
 def main() -> int:

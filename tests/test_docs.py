@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import held_out, readme
 from benchmarks.presets import table as presets_table
-from jaxcnn.bench import NETS
+from benchmarks.speed import NETS
 from jaxcnn.presets import PRESETS
 from jaxcnn.verify import OPERATIONS, chosen_cases
 

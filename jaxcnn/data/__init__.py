@@ -7,16 +7,16 @@ from .dataset import Dataset, Normalization, mirrored
 from .digits import load_digits
 from .idx import load_idx
 
-__all__ = ["Dataset", "Normalization", "load", "load_digits", "load_idx", "mirrored"]
+__all__ = ["Dataset", "Normalization", "load_dataset", "load_digits", "load_idx", "mirrored"]
 
 
-def load(source: str) -> Dataset:
+def load_dataset(source: str) -> Dataset:
     """The data set called "digits", or the IDX files (MNIST's format) in the folder `source`.
 
     Raises:
         InputError: `source` is neither, or a file in it is missing or corrupt.
 
-    >>> load("digits").train_images.shape
+    >>> load_dataset("digits").train_images.shape
     (1437, 8, 8, 1)
     """
     if source == "digits":

@@ -1,6 +1,8 @@
 """The protocol that every layer follows, a composite one too."""
 
-from typing import Any, ClassVar
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -8,20 +10,55 @@ import jax.numpy as jnp
 from ..errors import InputError
 from ..operation import Operation
 
-__all__ = ["FixedLayer", "Layer"]
+__all__ = ["LAYERS", "FixedLayer", "Layer", "rebuild", "walk"]
 
 Params = Any  # a dict of arrays, or of dicts
 Residuals = Any  # whatever pytree of arrays `forward` hands to `backward`
 Shape = tuple[int, ...]  # of one sample: the batch is left out
 
 
+LAYERS: dict[str, type["Layer"]] = {}
+"""Every class of layers by its name: a network that is read from a file is made of these."""
+
+
 class Layer:
     """A layer spec: a frozen dataclass of static facts, with pure functions of the parameters.
 
-    A subclass defines `apply`, `forward` and `backward`; one that holds other layers defines `backward_with_deltas` in
-    place of `backward`, `penalty`, `parameter_count` and `multiply_adds`. The other methods have a default that suits a
-    layer without parameters. Shapes leave the batch out.
+    A subclass defines `apply`, `forward` and `backward`; one that holds other layers, a composite, defines
+    `backward_with_deltas` in place of `backward`. The trees of a composite, parameters, residuals and gradients, are
+    dicts by the names of `children`, those of parameters and gradients without what is empty. The other methods have
+    defaults. Shapes leave the batch out. A class is known by its name from its definition on; `abstract=True` in the
+    class statement is for a base of other layers.
+
+    Raises:
+        InputError: when a class is defined that lacks a function, or whose name another class has.
+
+    >>> class Half(Layer):
+    ...     def apply(self, params, x, *, train=False, key=None):
+    ...         return x / 2
+    Traceback (most recent call last):
+    jaxcnn.errors.InputError: Half: lacks forward and backward but must define apply, forward and backward
     """
+
+    def __init_subclass__(cls, abstract: bool = False, **keywords):
+        super().__init_subclass__(**keywords)
+        if abstract:
+            return
+        needed = ["apply", "forward", "backward"]
+        if cls.backward_with_deltas is not Layer.backward_with_deltas:
+            needed.remove("backward")
+        lacking = [name for name in needed if getattr(cls, name) is getattr(Layer, name)]
+        if lacking:
+            raise InputError(
+                f"{cls.__name__}: lacks {' and '.join(lacking)} but must define apply, forward and backward"
+            )
+        other = LAYERS.get(cls.__name__, cls)  # a class that is defined anew, as in a notebook, replaces itself
+        if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise InputError(
+                f"{cls.__name__}: is the name of {other.__module__}.{other.__qualname__} already but must be new; "
+                "files know layers by it"
+            )
+        LAYERS[cls.__name__] = cls
 
     def init(self, key: jax.Array, in_shape: Shape) -> Params:
         """Random parameters for inputs of shape `in_shape`; `{}` where there is nothing to learn."""
@@ -43,6 +80,15 @@ class Layer:
         dx, grads, _ = self.backward_with_deltas(residuals, dy)
         return dx, grads
 
+    def children(self) -> dict[str, "Layer"]:
+        """The layers inside this one by name: its fields that are layers."""
+        fields = {name: getattr(self, name) for name in getattr(self, "__dataclass_fields__", {})}
+        return {name: value for name, value in fields.items() if isinstance(value, Layer)}
+
+    def with_children(self, children: dict[str, "Layer"]) -> "Layer":
+        """The same layer with others inside, by the names of `children`."""
+        return dataclasses.replace(cast(Any, self), **children)
+
     def backward_with_deltas(
         self, residuals: Residuals, dy: jax.Array
     ) -> tuple[jax.Array, Params, dict[str, jax.Array]]:
@@ -51,8 +97,8 @@ class Layer:
 
     def penalty(self, params: Params) -> tuple[Any, Params]:
         """What training adds to the loss for these parameters, and its gradients of those that it depends on."""
-        del params
-        return 0.0, {}
+        found = {name: child.penalty(params.get(name, {})) for name, child in self.children().items()}
+        return sum(value for value, _ in found.values()), {name: grads for name, (_, grads) in found.items() if grads}
 
     def output_shape(self, in_shape: Shape) -> Shape:
         """Shape of the output for inputs of shape `in_shape`, found by tracing `forward`."""
@@ -64,12 +110,53 @@ class Layer:
 
     def parameter_count(self, params: Params) -> int:
         """How many numbers in `params`, arrays or their shapes, are learned: all of them by default."""
+        children = self.children()
+        if children:
+            return sum(child.parameter_count(params.get(name, {})) for name, child in children.items())
         return sum(leaf.size for leaf in jax.tree.leaves(params))
 
     def multiply_adds(self, in_shape: Shape) -> int:
-        """Multiply-adds of the forward pass for one sample; only products with weights count."""
-        del in_shape
-        return 0
+        """Multiply-adds of the forward pass for one sample; only products with weights count.
+
+        By default the sum of those of the layers inside, each for the input of this one.
+        """
+        return sum(child.multiply_adds(in_shape) for child in self.children().values())
+
+
+def walk(layer: Layer, *trees: Any, path: str = "") -> Iterator[tuple]:
+    """Every layer that holds no other, in order: `(path, layer, its part of each tree)`.
+
+    Trees are parameters, residuals or gradients. The path of a layer inside of another is "sequential1/conv1".
+
+    >>> from jaxcnn import Dense, ReLU, Residual, Sequential
+    >>> network = Sequential((Residual(Sequential((Dense(3), ReLU()))), Dense(2)))
+    >>> [(path, sorted(params)) for path, _, params in walk(network, network.init(jax.random.key(0), (3,)))]
+    [('residual1/body/dense1', ['bias', 'weight']), ('residual1/body/relu1', []), ('dense1', ['bias', 'weight'])]
+    """
+    children = layer.children()
+    if not children:
+        yield path, layer, *trees
+    for name, child in children.items():
+        inside = f"{path}/{name}" if path else name
+        yield from walk(child, *(_inside(tree, name, inside) for tree in trees), path=inside)
+
+
+def _inside(tree, name, path):
+    if tree is not None and not isinstance(tree, dict):
+        raise InputError(f"{path}: the tree of the layer around it is {type(tree).__name__} but must be a dict by name")
+    return (tree or {}).get(name, {})
+
+
+def rebuild(layer: Layer, change: Callable[[Layer], Layer]) -> Layer:
+    """The layer with every layer in it, the innermost first, and at last itself, replaced by what `change` gives.
+
+    >>> from jaxcnn import Conv2d, Dense, Sequential
+    >>> network = Sequential((Conv2d(4, 3), Conv2d(8, 3)))
+    >>> rebuild(network, lambda layer: Conv2d(1, 3) if layer == Conv2d(4, 3) else layer).layers[0].out_channels
+    1
+    """
+    children = {name: rebuild(child, change) for name, child in layer.children().items()}
+    return change(layer.with_children(children) if children else layer)
 
 
 def parameter(layer: Layer, params: Params, name: str) -> jax.Array:
@@ -83,10 +170,15 @@ def parameter(layer: Layer, params: Params, name: str) -> jax.Array:
     return params[name]
 
 
-class FixedLayer(Layer):
+class FixedLayer(Layer, abstract=True):
     """A layer without parameters: its operation, the fields its keyword arguments."""
 
     op: ClassVar[Operation]
+
+    def __init_subclass__(cls, abstract: bool = False, **keywords):
+        if not abstract and not isinstance(op := getattr(cls, "op", None), Operation):
+            raise InputError(f"{cls.__name__}: op is {op!r} but must be an operation, made by @operation")
+        super().__init_subclass__(abstract, **keywords)
 
     def apply(self, params, x, *, train=False, key=None):
         return self.op(x, **vars(self))

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from ..errors import InputError, check_count, check_floating, check_shape
 from ..geometry import Pair, pair
 from ..initializers import initialize
-from ..lowering import sum_over_positions
+from ..kernels import sum_over_positions
 from ..operation import operation
 from .base import Layer, parameter
 from .conv import conv2d

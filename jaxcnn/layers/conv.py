@@ -20,7 +20,7 @@ import numpy as np
 from ..errors import InputError, check_count, check_floating, check_shape
 from ..geometry import Padding, Pair, pair, resolve
 from ..initializers import initialize
-from ..lowering import correlate, kernel_gradient, materialized, sum_over_positions
+from ..kernels import correlate, kernel_gradient, materialized, sum_over_positions
 from ..operation import operation
 from .base import Layer, parameter
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from ..errors import InputError, check_count, check_floating, check_shape
 from ..initializers import initialize
-from ..lowering import materialized
+from ..kernels import materialized
 from ..operation import operation
 from .base import Layer, parameter
 

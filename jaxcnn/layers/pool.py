@@ -23,7 +23,7 @@ from jax import lax
 
 from ..errors import check_floating, check_shape
 from ..geometry import Padding, Pair, pair, resolve_pool
-from ..lowering import materialized
+from ..kernels import materialized
 from ..operation import Static, operation
 from .base import FixedLayer
 

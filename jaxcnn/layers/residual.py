@@ -75,21 +75,6 @@ class Residual(Layer):
             raise InputError(f"Residual: the body's output has shape {shape} but must have the shortcut's, {around}")
         return shape
 
-    def penalty(self, params):
-        found = {name: layer.penalty(params.get(name, {})) for name, layer in self.branches}
-        return sum(value for value, _ in found.values()), {name: of for name, (_, of) in found.items() if of}
-
-    def parameter_count(self, params):
-        return sum(layer.parameter_count(params.get(name, {})) for name, layer in self.branches)
-
-    def multiply_adds(self, in_shape):
-        return sum(layer.multiply_adds(in_shape) for _, layer in self.branches)
-
-    @property
-    def branches(self) -> list[tuple[str, Layer]]:
-        """The names and layers of both ways, without the shortcut where it is x itself."""
-        return [(name, layer) for name, layer in (("body", self.body), ("shortcut", self.shortcut)) if layer]
-
 
 def _under(branch, deltas):
     return {f"{branch}/{name}": delta for name, delta in deltas.items()}

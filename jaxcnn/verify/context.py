@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError
-from ..lowering import quick_jit
+from ..kernels import quick_jit
 from .differences import Prober
 from .problem import Problem
 from .report import Check
@@ -33,7 +33,7 @@ class Context:
     outputs: Sequence[jax.ShapeDtypeStruct]  # the floating-point ones
     dtype: np.dtype  # of the comparisons: float64 unless f returns less
     given_terms: int | None
-    rule: Callable
+    rule: Any
     truth: Callable | None
     prober: Prober
     arrays: dict[tuple[str, str], tuple] = field(default_factory=dict)  # the report's, as the comparisons add them

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ..lowering import quick_jit
+from ..kernels import quick_jit
 
 STEP = 2.0**-10
 SHRINK = 8.0

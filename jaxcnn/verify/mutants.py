@@ -11,9 +11,9 @@ import numpy as np
 from jax import lax
 
 from ..geometry import resolve_pool
+from ..kernels import LABELS
 from ..layers import pool
 from ..losses import one_hot
-from ..lowering import LABELS
 from ..operation import Operation
 from .cases import OPERATIONS, Case, find_operation
 from .engine import check

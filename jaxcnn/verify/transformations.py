@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..lowering import quick_jit
+from ..kernels import quick_jit
 from .context import Context, numpy_arrays, words
 from .differences import Prober
 from .oracles import largest_error

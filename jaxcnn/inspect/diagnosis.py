@@ -6,20 +6,18 @@ r"""What ails a network that does not learn: saturated sigmoid and tanh units, d
                  is exactly zero, and no update changes them.
 
 In (1) a unit is an entry of one sample's output. In (2) it is what has weights of its own: an entry of a dense layer's
-output, a whole map of a convolution. Tests: tests/test_diagnosis.py.
+output, a whole map of a convolution. Tests: tests/inspect/test_diagnosis.py.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
 
-from .layers.activation import AMPLITUDE, ReLU, ScaledTanh, Sigmoid, Tanh
-from .layers.base import Layer, Params
-from .layers.residual import Residual
-from .network import Sequential
-from .operation import Static
+from ..layers.activation import AMPLITUDE, ReLU, ScaledTanh, Sigmoid, Tanh
+from ..layers.base import Layer, Params, walk
+from ..layers.sequential import Sequential
+from ..operation import Static
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -72,6 +70,7 @@ def diagnose(network: Layer, params: Params, x) -> tuple[Diagnosis, ...]:
     Raises:
         InputError: x does not fit the network.
 
+    >>> from jaxcnn import ReLU, Sequential, Sigmoid
     >>> network = Sequential((ReLU(), Sigmoid()))
     >>> for found in diagnose(network, {}, jnp.array([[-1.0, -2.0, 9.0], [-3.0, 0.5, 8.0]])):
     ...     print(found)
@@ -87,8 +86,9 @@ def _measured(network, params, x):
     if not isinstance(network, Sequential):
         network = Sequential((network,))
         params = {network.names[0]: params}
+    _, residuals = network.forward(params, x)
     measured = []
-    for name, layer, y in _outputs("", network, params, x):
+    for name, layer, y in walk(network, residuals):  # what an activation keeps is its output
         if isinstance(layer, ReLU):
             dead = (y == 0).all(axis=range(y.ndim - 1))  # (2)
             measured.append((Static(Diagnosis(name, "dead", dead.size)), dead.mean()))
@@ -97,17 +97,3 @@ def _measured(network, params, x):
             slope = 4 * y * (1 - y) if isinstance(layer, Sigmoid) else 1 - (y / height) ** 2
             measured.append((Static(Diagnosis(name, "saturated", y.size // len(y))), (slope < SATURATED).mean()))  # (1)
     return measured
-
-
-def _outputs(name, layer, params, x) -> Iterator[tuple[str, Layer, jax.Array]]:
-    """The name, the spec and the output of `layer`, or of every layer inside it."""
-    if isinstance(layer, Sequential):
-        for inner, part in zip(layer.names, layer.layers, strict=True):
-            given = params.get(inner, {})
-            yield from _outputs(f"{name}/{inner}".lstrip("/"), part, given, x)
-            x = part.apply(given, x)
-    elif isinstance(layer, Residual):
-        for branch, part in layer.branches:
-            yield from _outputs(f"{name}/{branch}", part, params.get(branch, {}), x)
-    else:
-        yield name, layer, layer.apply(params, x)

@@ -3,7 +3,7 @@
 import sys
 from typing import NoReturn
 
-from .errors import InputError
+from ..errors import InputError
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments):
     try:
-        from .commands import app
+        from .app import app
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise

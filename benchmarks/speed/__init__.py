@@ -1,9 +1,9 @@
-"""How fast the hand-written rules are, beside automatic differentiation and other frameworks: `jaxcnn bench`.
+"""The hand-written rules timed beside automatic differentiation and other frameworks: `python -m benchmarks.speed`.
 
 All variants of a computation take turns in one process, and each has its answer compared with automatic
 differentiation of the plain network in float64 before it is timed: a wrong answer has no time. Read the ratios: the
-milliseconds of a shared machine drift. `timing` measures, `plain` is what a user of plain JAX writes, `nets` and
-`operations` are what is measured, `numerics` how exact it is, `peers` reaches the code in `benchmarks/peers/`.
+milliseconds of a shared machine drift. `timing` measures, `lax_nets` is what a user of plain JAX writes, `nets`
+and `operations` are what is measured, `numerics` how exact it is, `peers` reaches the code in `benchmarks/peers/`.
 """
 
 import os
@@ -15,11 +15,11 @@ import jax
 
 from . import nets, numerics, operations, peers
 from .nets import NETS
-from .operations import OPERATIONS
+from .operations import OPERATION_NAMES
 from .peers import PEERS
 from .report import Result, markdown, slower_than_torch, text, wrong
 
-__all__ = ["NETS", "OPERATIONS", "PEERS", "Result", "markdown", "run", "slower_than_torch", "text", "wrong"]
+__all__ = ["NETS", "OPERATION_NAMES", "PEERS", "Result", "markdown", "run", "slower_than_torch", "text", "wrong"]
 
 
 def run(
@@ -36,7 +36,7 @@ def run(
 
     Args:
         net_names: of `NETS`.
-        op: one of `OPERATIONS`, "all", or None.
+        op: one of `OPERATION_NAMES`, "all", or None.
         peer_names: of `PEERS`; those that are not installed are left out and named in "left_out".
         growth: measure how the time grows with channels and image size, too.
         exactness: measure the error of the gradients, too.
@@ -52,9 +52,9 @@ def run(
     """
     net_names = list(net_names)
     for name in net_names:
-        nets.find(name)
-    cases = () if op is None else operations.find(op)
-    modules, left_out = peers.load(list(peer_names))
+        nets.find_net(name)
+    cases = () if op is None else operations.choose_cases(op)
+    modules, left_out = peers.import_peers(list(peer_names))
     for name, reason in left_out.items():
         report(f"{name} is left out: {reason}")
     rows = []

@@ -11,16 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .. import models
-from ..errors import InputError
-from ..layers.base import Layer, Params, Shape
-from ..layers.conv import Conv2d
-from ..layers.residual import Residual
-from ..losses import SoftmaxCrossEntropy
-from ..lowering import compiler_options
-from ..network import Sequential, relu_after_pool, summary
-from ..training import gradients
-from . import plain
+from jaxcnn.errors import InputError
+from jaxcnn.inspect.summary import summary
+from jaxcnn.layers.base import Layer, Params, Shape, rebuild
+from jaxcnn.layers.conv import Conv2d
+from jaxcnn.losses import SoftmaxCrossEntropy
+from jaxcnn.kernels import compiler_options
+from jaxcnn.layers.rewrite import relu_after_pool
+from jaxcnn.training import gradients
+from jaxcnn.zoo.models import find_model
+
+from . import lax_nets
 from .peers import brought_back, flat, weights_of
 from .precision import Precision, precisions
 from .timing import Row, Variant, compiled, measure, waiting
@@ -31,19 +32,19 @@ RATE, STEPS, CHUNK, COMPILATIONS = 0.01, 4, 32, 3
 LOSS = SoftmaxCrossEntropy()
 
 
-def find(name: str) -> tuple[Layer, Shape]:
+def find_net(name: str) -> tuple[Layer, Shape]:
     """The network of this name and its input shape.
 
     Raises:
         InputError: it is not one of `NETS`.
 
-    >>> find("lenet5")
+    >>> find_net("lenet5")
     Traceback (most recent call last):
     jaxcnn.errors.InputError: net is 'lenet5' but must be one of lenet28, cnn28, vgg32, resnet32
     """
     if name not in NETS:
         raise InputError(f"net is {name!r} but must be one of {', '.join(NETS)}")
-    model = models.find(name)
+    model = find_model(name)
     return model.build(10), model.in_shape
 
 
@@ -78,7 +79,7 @@ Truth = Callable[[Task], list[np.ndarray]]
 
 def gradient_in_float64(network: Layer) -> Truth:
     """Automatic differentiation of the plain network in float64, compiled for chunks: a mean is the mean of means."""
-    grad = jax.jit(jax.grad(partial(plain.loss, network)))
+    grad = jax.jit(jax.grad(partial(lax_nets.loss, network)))
 
     def truth(task: Task) -> list[np.ndarray]:
         x, labels = np.asarray(task.x, np.float64), np.asarray(task.labels)
@@ -102,7 +103,7 @@ def outputs_in_float64(task: Task) -> list[np.ndarray]:
     """The plain network's outputs in float64."""
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), (task.params, task.x))
-        return [np.asarray(jax.jit(partial(plain.apply, task.network))(*wide))]
+        return [np.asarray(jax.jit(partial(lax_nets.apply, task.network))(*wide))]
 
 
 def our_step(network: Layer, params: Params, x, labels, rate):
@@ -112,7 +113,7 @@ def our_step(network: Layer, params: Params, x, labels, rate):
 
 def autodiff_step(network: Layer, params: Params, x, labels, rate):
     """One step by `jax.grad` of plain lax."""
-    return _descend(params, jax.grad(partial(plain.loss, network))(params, x, labels), rate)
+    return _descend(params, jax.grad(partial(lax_nets.loss, network))(params, x, labels), rate)
 
 
 def step_variant(name: str, step: Callable, options: dict | None, task: Task) -> Variant:
@@ -174,7 +175,7 @@ def peer_steps(nets: dict[str, tuple[Any, bool]], task: Task) -> list[Variant]:
 
 def steps(name: str, peers: dict[str, ModuleType], seconds: float, report: Callable[[str], None]) -> Iterator[Row]:
     """The rows of one network: "step" at batch 128 and others, "evaluation", "compile", "memory", "residuals"."""
-    network, in_shape = find(name)
+    network, in_shape = find_net(name)
     yield from residuals(name, network, in_shape)
     truth = gradient_in_float64(network)
     for precision in precisions():
@@ -244,7 +245,7 @@ def evaluation(task: Task, nets: dict[str, tuple[Any, bool]], seconds: float) ->
     variants = [variant("ours", task.network.apply, compiler_options())]
     if compiler_options():
         variants.append(variant("ours, default options", task.network.apply, None))
-    variants.append(variant("plain lax", partial(plain.apply, task.network), None))
+    variants.append(variant("plain lax", partial(lax_nets.apply, task.network), None))
     variants += [Variant(name, net.evaluate, lambda net=net: [net.outputs()]) for name, (net, _) in nets.items()]
     return measure(variants, outputs_in_float64(task), task.precision.allowed, seconds)
 
@@ -255,7 +256,7 @@ def residuals(name: str, network: Layer, in_shape: Shape) -> Iterator[Row]:
     params = jax.eval_shape(lambda: network.init(jax.random.key(0), in_shape))
 
     def kept(params, x):
-        return jax.tree.leaves(jax.vjp(lambda params: plain.apply(network, params, x), params)[1])
+        return jax.tree.leaves(jax.vjp(lambda params: lax_nets.apply(network, params, x), params)[1])
 
     jaxpr = jax.make_jaxpr(kept)(params, jax.ShapeDtypeStruct((BATCH, *in_shape), jnp.result_type(float))).jaxpr
     new = {var for var in jaxpr.outvars if not hasattr(var, "val")} - set(jaxpr.invars)  # a literal has a value
@@ -266,7 +267,7 @@ def residuals(name: str, network: Layer, in_shape: Shape) -> Iterator[Row]:
 
 def growth(name: str, seconds: float, report: Callable[[str], None]) -> Iterator[Row]:
     """Rows "growth": our step and jax.grad's at batch 32 as it is, with twice the channels, twice the image size."""
-    network, (H, W, C) = find(name)
+    network, (H, W, C) = find_net(name)
     precision = precisions()[0]
     sizes = {
         "as it is": (network, (H, W, C)),
@@ -287,13 +288,13 @@ def growth(name: str, seconds: float, report: Callable[[str], None]) -> Iterator
                 yield {"table": "growth", **about, **work, **row}
 
 
-def _wider(layer):
-    """The layer with twice the maps in every convolution."""
-    if isinstance(layer, Sequential):
-        return Sequential([_wider(inner) for inner in layer.layers])
-    if isinstance(layer, Residual):
-        return Residual(_wider(layer.body), layer.shortcut and _wider(layer.shortcut))
-    return dataclasses.replace(layer, out_channels=2 * layer.out_channels) if isinstance(layer, Conv2d) else layer
+def _wider(network):
+    """The network with twice the maps in every convolution."""
+
+    def wider(layer):
+        return dataclasses.replace(layer, out_channels=2 * layer.out_channels) if isinstance(layer, Conv2d) else layer
+
+    return rebuild(network, wider)
 
 
 def _descend(params, grads, rate):

@@ -3,19 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .errors import InputError
-from .layers.activation import ReLU, ScaledTanh, Sigmoid, Tanh
-from .layers.base import Shape
-from .layers.combine_maps import CombineMaps
-from .layers.conv import LENET5_C3, Conv2d
-from .layers.dense import Dense
-from .layers.dropout import Dropout
-from .layers.pool import AvgPool2d, MaxPool2d
-from .layers.reshape import Flatten
-from .layers.residual import Residual
-from .layers.stochastic_pool import StochasticPool2d
-from .layers.subsample import Subsample2d
-from .network import Sequential
+from ..errors import InputError
+from ..layers.activation import ReLU, ScaledTanh, Sigmoid, Tanh
+from ..layers.base import Shape
+from ..layers.combine_maps import CombineMaps
+from ..layers.conv import LENET5_C3, Conv2d
+from ..layers.dense import Dense
+from ..layers.dropout import Dropout
+from ..layers.pool import AvgPool2d, MaxPool2d
+from ..layers.reshape import Flatten
+from ..layers.residual import Residual
+from ..layers.sequential import Sequential
+from ..layers.stochastic_pool import StochasticPool2d
+from ..layers.subsample import Subsample2d
 
 
 def digits(classes: int = 10) -> Sequential:
@@ -203,13 +203,13 @@ MODELS = {
 }
 
 
-def find(name: str) -> Model:
+def find_model(name: str) -> Model:
     """The model called `name`.
 
     Raises:
         InputError: no model has this name.
 
-    >>> find("lenet28").build(10).output_shape((28, 28, 1))
+    >>> find_model("lenet28").build(10).output_shape((28, 28, 1))
     (10,)
     """
     if name not in MODELS:

@@ -15,14 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..layers.activation import ReLU
-from ..layers.base import Layer, Residuals
-from ..layers.pool import MaxPool2d
-from ..layers.residual import Residual
-from ..lowering import compiler_options
-from ..network import Sequential, relu_after_pool
-from . import plain
-from .nets import LOSS, Task, find, gradient_in_float64
+from jaxcnn.layers.activation import ReLU
+from jaxcnn.layers.base import Layer, Residuals
+from jaxcnn.layers.pool import MaxPool2d
+from jaxcnn.kernels import compiler_options
+from jaxcnn.layers.rewrite import relu_after_pool
+
+from . import lax_nets
+from .nets import LOSS, Task, find_net, gradient_in_float64
 from .precision import BFLOAT16, FLOAT32
 from .timing import Row, distance
 
@@ -33,12 +33,9 @@ TIMES_AUTODIFF = 3
 
 def decisions(layer: Layer, residuals: Residuals) -> Any:
     """What ReLU and max pooling decided in a forward pass, a tree by the layers' names; None for other layers."""
-    if isinstance(layer, Sequential):
-        named = zip(layer.names, layer.layers, strict=True)
-        return {name: decisions(inner, residuals[name]) for name, inner in named}
-    if isinstance(layer, Residual):
-        around = None if layer.shortcut is None else decisions(layer.shortcut, residuals["shortcut"])
-        return {"body": decisions(layer.body, residuals["body"]), "shortcut": around}
+    children = layer.children()
+    if children:
+        return {name: decisions(child, residuals[name]) for name, child in children.items()}
     if isinstance(layer, ReLU):
         return residuals > 0
     return residuals[0] if isinstance(layer, MaxPool2d) else None
@@ -50,14 +47,9 @@ def imposed(layer: Layer, residuals: Residuals, decided: Any) -> Residuals:
     >>> print(imposed(ReLU(), jnp.array([0.0, 2.0, 3.0]), jnp.array([True, False, True])) > 0)
     [ True False  True]
     """
-    if isinstance(layer, Sequential):
-        named = zip(layer.names, layer.layers, strict=True)
-        return {name: imposed(inner, residuals[name], decided[name]) for name, inner in named}
-    if isinstance(layer, Residual):
-        around = residuals["shortcut"]
-        if layer.shortcut is not None:
-            around = imposed(layer.shortcut, around, decided["shortcut"])
-        return {"body": imposed(layer.body, residuals["body"], decided["body"]), "shortcut": around}
+    children = layer.children()
+    if children:
+        return residuals | {name: imposed(child, residuals[name], decided[name]) for name, child in children.items()}
     if isinstance(layer, ReLU):
         return jnp.where(decided, jnp.maximum(residuals, jnp.finfo(residuals.dtype).tiny), 0)
     return (decided, *residuals[1:]) if isinstance(layer, MaxPool2d) else residuals
@@ -68,7 +60,7 @@ def numerics(name: str, report: Callable[[str], None]) -> Iterator[Row]:
 
     "passed" in float32: ours is at most 2e-6; in both: at most three times jax.grad's.
     """
-    network, in_shape = find(name)
+    network, in_shape = find_net(name)
     network, truth = relu_after_pool(network), gradient_in_float64(network)
 
     def forward(params, x):
@@ -81,7 +73,7 @@ def numerics(name: str, report: Callable[[str], None]) -> Iterator[Row]:
 
     found = {
         "ours": jax.jit(ours, compiler_options=compiler_options()),
-        "jax.grad": jax.jit(jax.grad(partial(plain.loss, network))),
+        "jax.grad": jax.jit(jax.grad(partial(lax_nets.loss, network))),
     }
     for precision in (FLOAT32, BFLOAT16):
         report(f"{name}, {precision.name}: numerics")

@@ -2,19 +2,18 @@
 
 import json
 import os
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from . import checkpoint, files, plots
-from .data import Normalization
-from .errors import InputError
-from .layers.base import Layer, Params, Shape
-from .network import spec_to_json
-from .training import TrainState
+from .. import files
+from ..data import Normalization
+from ..errors import InputError
+from ..inspect import plots
+from ..layers.base import Layer, Params, Shape
+from ..recipe import Recipe
+from ..training import TrainState
+from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 
 def check_out(out: Path | None) -> None:
@@ -30,7 +29,7 @@ def check_out(out: Path | None) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """A folder and what is written there: config.json, metrics.jsonl, model.safetensors, curves.png, kernels.png."""
+    """A folder and what is written there: metrics.jsonl, model.safetensors, curves.png, kernels.png."""
 
     folder: Path
     network: Layer
@@ -39,7 +38,7 @@ class Run:
 
     @classmethod
     def create(cls, out: Path | None, name: str, network: Layer, in_shape: Shape, config: dict[str, Any]) -> "Run":
-        """Create the folder `out`, or the next free runs/NAME-0001, and write config.json.
+        """Create the folder `out`, or the next free runs/NAME-0001,.
 
         Raises:
             InputError: the folder exists or cannot be created.
@@ -60,9 +59,6 @@ class Run:
                     raise InputError(f"out is {str(out)!r}, which exists; it must be a new folder") from None
             except OSError as error:
                 raise InputError(f"out is {str(folder)!r}, which cannot be created: {error.strerror}") from None
-        versions = {"jax": jax.__version__, "python": platform.python_version()}
-        described = {**config, "network": spec_to_json(network), "in_shape": in_shape, "versions": versions}
-        files.write(folder / "config.json", json.dumps(described, indent=2).encode())
         return cls(folder, network, in_shape, config)
 
     def log(self, metrics: dict[str, Any]) -> None:
@@ -72,7 +68,7 @@ class Run:
 
     def keep(self, state: TrainState) -> None:
         """Replace model.safetensors."""
-        checkpoint.save(self.folder / "model.safetensors", self.network, self.in_shape, state, self.config)
+        save_checkpoint(self.folder / "model.safetensors", self.network, self.in_shape, state, self.config)
 
     def draw(self, history: list[dict[str, Any]], params: Params) -> None:
         """Write the pictures; kernels.png only if there is a convolution."""
@@ -84,17 +80,20 @@ class Run:
 
 @dataclass(frozen=True)
 class Saved:
-    """What `load` reads back: the checkpoint, and the part of the configuration that evaluation needs."""
+    """What `load_run` reads back: the checkpoint, the recipe and the normalisation of its images."""
 
-    checkpoint: checkpoint.Checkpoint
-    data: str
-    loss: str
-    dtype: str
+    checkpoint: Checkpoint
+    recipe: Recipe
     normalization: Normalization
-    image_shape: Shape  # of the data set, before padding
+
+    @property
+    def image_shape(self) -> Shape:
+        """Of the data set, before padding."""
+        height, width, channels = self.checkpoint.in_shape
+        return height - 2 * self.normalization.padding, width - 2 * self.normalization.padding, channels
 
 
-def load(folder: Path) -> Saved:
+def load_run(folder: Path) -> Saved:
     """Read a run folder.
 
     Raises:
@@ -105,13 +104,12 @@ def load(folder: Path) -> Saved:
         raise InputError(
             f"run is {str(folder)!r}, which holds no model.safetensors; it must be a folder of jaxcnn train"
         )
-    saved = checkpoint.load(path)
+    saved = load_checkpoint(path)
     try:
-        named = {name: str(saved.info[name]) for name in ("data", "loss", "dtype")}
+        recipe = Recipe.from_dict({name: saved.info[name] for name in ("data", "loss", "dtype")})
         numbers = {name: float(saved.info["normalization"][name]) for name in ("mean", "std")}
-        padding = int(saved.info["normalization"]["padding"])
-        height, width, channels = saved.in_shape
+        normalization = Normalization(**numbers, padding=int(saved.info["normalization"]["padding"]))
+        _, _, _ = saved.in_shape
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: is corrupt (configuration: {error}); it must be written by jaxcnn train") from None
-    image_shape = height - 2 * padding, width - 2 * padding, channels
-    return Saved(saved, **named, normalization=Normalization(**numbers, padding=padding), image_shape=image_shape)
+    return Saved(saved, recipe, normalization)

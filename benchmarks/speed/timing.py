@@ -100,7 +100,7 @@ def _round_robin(runs, seconds):
     """Seconds of every run in every round: (runs, rounds).
 
     Each runs once more before it is timed, as in a loop of its own: what ran before leaves the caches to itself and
-    memory given back, which costs the next, whichever it is, up to a fifth of its time.
+    memory given back, which costs the next, whichever it is (docs/speed.md).
     """
     rounds, end = [], time.perf_counter() + seconds
     while len(rounds) < LEAST_ROUNDS or time.perf_counter() < end:

@@ -1,4 +1,4 @@
-"""A network as a user of plain JAX writes it: no hand-written rule anywhere. What ours is compared with."""
+"""What a user of plain JAX writes, the networks in lax: no hand-written rule anywhere. What ours is compared with."""
 
 from typing import Any
 
@@ -6,16 +6,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..errors import InputError
-from ..geometry import Padding, Pair, resolve, resolve_pool
-from ..layers.activation import ReLU
-from ..layers.base import Layer, Params
-from ..layers.conv import Conv2d
-from ..layers.dense import Dense
-from ..layers.pool import AvgPool2d, MaxPool2d
-from ..layers.reshape import Flatten
-from ..layers.residual import Residual
-from ..network import Sequential
+from jaxcnn.errors import InputError
+from jaxcnn.geometry import Padding, Pair, resolve, resolve_pool
+from jaxcnn.layers.activation import ReLU
+from jaxcnn.layers.base import Layer, Params
+from jaxcnn.layers.conv import Conv2d
+from jaxcnn.layers.dense import Dense
+from jaxcnn.layers.pool import AvgPool2d, MaxPool2d
+from jaxcnn.layers.reshape import Flatten
+from jaxcnn.layers.residual import Residual
+from jaxcnn.layers.sequential import Sequential
 
 
 def loss(network: Layer, params: Params, x, labels, decided: Any = None) -> jax.Array:

@@ -2,8 +2,8 @@
 
 A reader of the layers never needs this package. `program` holds what shapes the compiled program, `onednn` the calls of
 that library, `convolution` the two correlations and the sum of a convolution layer, `fold` the idea behind the narrow
-ones, `phases` that behind dx of a strided one. Measured by `jaxcnn bench`; docs/speed.md has the figures, and what was
-tried and lost.
+ones, `phases` that behind dx of a strided one. Measured by `python -m benchmarks.speed`; docs/speed.md has the figures,
+and what was tried and lost.
 """
 
 from .convolution import correlate, kernel_gradient, sum_over_positions

@@ -2,12 +2,16 @@
 
 import json
 import math
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import speed
+from benchmarks.speed import lax_nets, nets, numerics, operations, peers, precision, timing
+from benchmarks.speed.__main__ import main
 from jaxcnn import (
     AvgPool2d,
     Conv2d,
@@ -19,11 +23,8 @@ from jaxcnn import (
     Residual,
     Sequential,
     Softmax,
-    bench,
-    cli,
     relu_after_pool,
 )
-from jaxcnn.bench import nets, numerics, operations, peers, plain, precision, timing
 
 SMALL = Sequential(
     (
@@ -60,12 +61,42 @@ def truth(task):
     ],
 )
 def test_what_is_unknown_is_refused_in_a_sentence(arguments, sentence, capsys):
+    assert main(list(arguments)) == 2
+    assert capsys.readouterr() == ("", f"speed: {sentence}\n")
+
+
+def test_an_option_that_does_not_exist_is_refused_in_a_sentence(capsys):
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["bench", *arguments])
+        main(["--nets", "lenet28"])
     assert stopped.value.code == 2
-    out, err = capsys.readouterr()
-    assert not out
-    assert err == f"jaxcnn: {sentence}\n"
+    sentence = "unrecognized arguments: --nets lenet28; see python -m benchmarks.speed --help"
+    assert capsys.readouterr() == ("", f"speed: {sentence}\n")
+
+
+def test_the_command_shows_writes_and_says_whether_ours_is_wrong(tmp_path, monkeypatch, capsys):
+    asked = {}
+
+    def run(names, op, *, report, **keywords):
+        asked.update(keywords, names=names, op=op)
+        report("what comes next")
+        rows = [{"table": "numerics", "net": "lenet28", "precision": "float32", "batch": 128, "variant": "ours"}]
+        rows[0] |= {"error": 0.5, "passed": False}
+        return {"device": "cpu", "cores": 2, "versions": {"jax": "1"}, "left_out": {}, "rows": rows}
+
+    monkeypatch.setattr("benchmarks.speed.__main__.run", run)
+    out = tmp_path / "result.json"
+    assert main(["--net", "lenet28", "--peers", "torch, flax", "--growth", "--json", "--out", str(out)]) == 1
+    shown, said = capsys.readouterr()
+    assert said == "what comes next\nspeed: ours is wrong: lenet28, numerics: error 0.5\n"
+    assert json.loads(shown)["cores"] == 2
+    assert out.read_text() == shown
+    names = {"names": ["lenet28"], "op": None, "peer_names": ["torch", "flax"]}
+    assert asked == {**names, "growth": True, "exactness": False}
+    main(["--op", "conv2d"])
+    assert (asked["names"], asked["op"], asked["peer_names"]) == ([], "conv2d", list(speed.PEERS))
+    assert capsys.readouterr().out.startswith("cpu, 2 cores; jax 1\n")
+    main(["--peers", ""])
+    assert (asked["names"], asked["peer_names"]) == (list(speed.NETS), [])
 
 
 def test_a_step_is_checked_by_the_program_that_is_timed_and_a_wrong_one_has_no_time(task, truth):
@@ -116,7 +147,7 @@ def test_weights_come_back_from_channels_first(task):
 
 
 def test_peers_that_are_installed_compute_the_same(task, truth):
-    modules, left_out = peers.load(peers.PEERS)
+    modules, left_out = peers.import_peers(peers.PEERS)
     assert set(modules) | set(left_out) == set(peers.PEERS)
     variants = nets.peer_steps(nets.peer_nets(modules, task), task)
     assert {variant.name.split(",")[0] for variant in variants} == set(modules)
@@ -124,22 +155,20 @@ def test_peers_that_are_installed_compute_the_same(task, truth):
         assert timing.distance(variant.answer(), truth) < 1e-6, variant.name
 
 
-def test_peers_that_are_absent_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(peers, "FOLDER", tmp_path)
-    (tmp_path / "torch_peer.py").write_text("import no_such_torch")
+def test_peers_that_are_absent_are_named(monkeypatch):
+    for name in ("torch", "flax"):
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+        monkeypatch.delitem(sys.modules, f"benchmarks.peers.{name}_peer", raising=False)
     said = []
-    result = bench.run([], None, peer_names=["torch", "flax"], report=said.append)
-    assert result["left_out"] == {
-        "torch": "no_such_torch is not installed",
-        "flax": "its code is in benchmarks/ of a source checkout",
-    }
-    assert said[0] == "torch is left out: no_such_torch is not installed"
+    result = speed.run([], None, peer_names=["torch", "flax"], report=said.append)
+    assert result["left_out"] == {"torch": "torch is not installed", "flax": "flax is not installed"}
+    assert said == ["torch is left out: torch is not installed", "flax is left out: flax is not installed"]
     assert result["rows"] == []
 
 
 def test_imposed_decisions_are_those_of_the_gradient(task, truth):
     network = relu_after_pool(SMALL)
-    theirs = jax.jit(jax.grad(lambda p, decided: plain.loss(network, p, task.x, task.labels, decided)))
+    theirs = jax.jit(jax.grad(lambda p, decided: lax_nets.loss(network, p, task.x, task.labels, decided)))
     decide = jax.jit(lambda x: numerics.decisions(network, network.forward(task.params, x, train=True)[1]))
 
     @jax.jit
@@ -157,7 +186,7 @@ def test_imposed_decisions_are_those_of_the_gradient(task, truth):
 def test_an_operation_gets_a_row_for_each_variant_and_direction(monkeypatch):
     monkeypatch.setattr(operations, "BATCH", 2)
     monkeypatch.setattr(operations, "SIZE", 8)
-    case = operations.Case("max_pool2d", 4, (3, 3), 2)
+    case = operations.Workload("max_pool2d", 4, (3, 3), 2)
     assert str(case) == "2x2, 4x4x3, stride 2"
     product, *rows = operations.operations((case,), {}, 0.01, lambda line: None)
     assert product["gigaflops"] > 0
@@ -198,20 +227,20 @@ def test_tables_show_ratios_the_wrong_and_the_slow():
     ]
     result = {"device": "cpu", "cores": 2, "versions": {"jax": "1"}, "left_out": {}, "rows": rows}
     assert json.loads(json.dumps(result)) == result
-    assert bench.markdown(result).splitlines() == [
+    assert speed.markdown(result).splitlines() == [
         "| ours / | torch | flax | ours, ms |",
         "|---|---|---|---|",
         "| lenet28 | 0.80 (0.75-0.90) | - | 2.00 |",
     ]
-    assert bench.slower_than_torch(rows) == {"conv2d, 3x3, dx": 1.6}
-    shown = bench.text(result)
+    assert speed.slower_than_torch(rows) == {"conv2d, 3x3, dx": 1.6}
+    shown = speed.text(result)
     assert "more than 1.5 times PyTorch: conv2d, 3x3, dx, 1.6" in shown
     (marked,) = [line for line in shown.splitlines() if line.endswith("<-")]
     assert " dx " in marked
     (refused,) = [line for line in shown.splitlines() if "flax" in line]
     assert "wrong" in refused
-    assert bench.wrong(rows) == []
-    assert bench.wrong([{**step, "variant": "ours", "error": 0.5}]) == ["lenet28, step: error 0.5"]
+    assert speed.wrong(rows) == []
+    assert speed.wrong([{**step, "variant": "ours", "error": 0.5}]) == ["lenet28, step: error 0.5"]
 
 
 def test_twice_the_channels_is_the_same_network_with_wider_convolutions():
@@ -224,4 +253,4 @@ def test_twice_the_channels_is_the_same_network_with_wider_convolutions():
 
 def test_a_layer_without_a_plain_form_is_named():
     with pytest.raises(InputError, match="layer is Softmax but must be one of those that the benchmark knows"):
-        plain.apply(Softmax(), {}, jnp.ones((1, 2)))
+        lax_nets.apply(Softmax(), {}, jnp.ones((1, 2)))

@@ -1,32 +1,28 @@
-"""Other frameworks: their code in `benchmarks/peers/` of a source checkout, and weights carried there and back."""
+"""Other frameworks: their code in `benchmarks/peers/`, and weights carried there and back."""
 
-import importlib.util
+import importlib
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
-from ..errors import InputError
-from ..layers.base import Layer, Params, Shape
-from ..layers.dense import Dense
-from ..layers.reshape import Flatten
-from ..layers.residual import Residual
-from ..network import Sequential
+from jaxcnn.errors import InputError
+from jaxcnn.layers.base import Layer, Params, Shape
+from jaxcnn.layers.dense import Dense
+from jaxcnn.layers.reshape import Flatten
+from jaxcnn.layers.sequential import Sequential
 
 PEERS = ("torch", "flax", "equinox")
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "peers"
-
 Values = tuple[np.ndarray, ...]  # the arrays of one layer: weight, bias
 
 
-def load(names) -> tuple[dict[str, ModuleType], dict[str, str]]:
+def import_peers(names) -> tuple[dict[str, ModuleType], dict[str, str]]:
     """The peers' modules by name, and those that are left out with the reason.
 
     Raises:
         InputError: a name is not one of `PEERS`.
 
-    >>> load(["jacks"])
+    >>> import_peers(["jacks"])
     Traceback (most recent call last):
     jaxcnn.errors.InputError: peers has 'jacks' but must be some of torch, flax, equinox
     """
@@ -35,19 +31,11 @@ def load(names) -> tuple[dict[str, ModuleType], dict[str, str]]:
             raise InputError(f"peers has {name!r} but must be some of {', '.join(PEERS)}")
     found, left_out = {}, {}
     for name in names:
-        path = FOLDER / f"{name}_peer.py"
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        if not path.exists() or spec is None or spec.loader is None:
-            left_out[name] = "its code is in benchmarks/ of a source checkout"
-            continue
-        module = importlib.util.module_from_spec(spec)
         try:
-            spec.loader.exec_module(module)
+            found[name] = importlib.import_module(f"benchmarks.peers.{name}_peer")
         except ImportError as error:
             missing = isinstance(error, ModuleNotFoundError)
             left_out[name] = f"{error.name} is not installed" if missing else str(error)
-            continue
-        found[name] = module
     return found, left_out
 
 
@@ -92,10 +80,9 @@ def _leaves(layer: Layer, shape: Shape, params: Params) -> Iterator[tuple[tuple,
                 yield from ((values, known or own) for values, own in _leaves(inner, shape, params[name]))
                 flattened = None
             shape = inner.output_shape(shape)
-    elif isinstance(layer, Residual):
-        for name, inner in (("body", layer.body), ("shortcut", layer.shortcut)):
-            if inner is not None:
-                yield from _leaves(inner, shape, params.get(name, {}))
+    elif children := layer.children():
+        for name, inner in children.items():
+            yield from _leaves(inner, shape, params.get(name, {}))
     elif params:
         yield tuple(params[name] for name in ("weight", "bias") if name in params), None
 

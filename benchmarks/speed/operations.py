@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import InputError
-from ..layers.conv import conv2d
-from ..layers.pool import avg_pool2d, max_pool2d
-from ..lowering import compiler_options
-from ..verify.tolerances import tolerance
-from . import plain
+from jaxcnn.errors import InputError
+from jaxcnn.layers.conv import conv2d
+from jaxcnn.layers.pool import avg_pool2d, max_pool2d
+from jaxcnn.kernels import compiler_options
+from jaxcnn.verify.tolerances import tolerance
+
+from . import lax_nets
 from .precision import Precision, precisions
 from .timing import Row, Variant, compiled, measure, waiting
 
@@ -24,7 +25,7 @@ SIZE = 2048  # of the matrix product that is the measure of what the machine can
 
 
 @dataclass(frozen=True)
-class Case:
+class Workload:
     """One operation at batch 128: image height and width, input and output maps, the window's size, the rest."""
 
     op: str
@@ -48,45 +49,44 @@ class Case:
 
 
 CASES = (
-    Case("conv2d", 28, (1, 6), 5, {"padding": 2}),
-    Case("conv2d", 14, (6, 16), 5),
-    Case("conv2d", 28, (1, 32), 3, {"padding": 1}),
-    Case("conv2d", 32, (16, 16), 3, {"padding": 1}),
-    Case("conv2d", 16, (32, 64), 3, {"padding": 1}),
-    Case("conv2d", 32, (16, 32), 3, {"padding": 1, "stride": 2}),
-    Case("conv2d", 16, (32, 64), 3, {"padding": 1, "stride": 2}),
-    Case("conv2d", 16, (64, 64), 1),
-    Case("conv2d", 32, (16, 32), 1, {"stride": 2}),
-    Case("conv2d", 16, (64, 64), 3, {"padding": 1, "groups": 64}),
-    Case("conv2d", 16, (64, 64), 3, {"padding": 1, "groups": 4}),
-    Case("max_pool2d", 32, (32, 32), 2),
-    Case("max_pool2d", 32, (32, 32), 3, {"stride": 2, "padding": 1}),
-    Case("avg_pool2d", 32, (32, 32), 2),
-    Case("avg_pool2d", 32, (32, 32), 3, {"stride": 2, "padding": 1}),
+    Workload("conv2d", 28, (1, 6), 5, {"padding": 2}),
+    Workload("conv2d", 14, (6, 16), 5),
+    Workload("conv2d", 28, (1, 32), 3, {"padding": 1}),
+    Workload("conv2d", 32, (16, 16), 3, {"padding": 1}),
+    Workload("conv2d", 16, (32, 64), 3, {"padding": 1}),
+    Workload("conv2d", 32, (16, 32), 3, {"padding": 1, "stride": 2}),
+    Workload("conv2d", 16, (32, 64), 3, {"padding": 1, "stride": 2}),
+    Workload("conv2d", 16, (64, 64), 1),
+    Workload("conv2d", 32, (16, 32), 1, {"stride": 2}),
+    Workload("conv2d", 16, (64, 64), 3, {"padding": 1, "groups": 64}),
+    Workload("conv2d", 16, (64, 64), 3, {"padding": 1, "groups": 4}),
+    Workload("max_pool2d", 32, (32, 32), 2),
+    Workload("max_pool2d", 32, (32, 32), 3, {"stride": 2, "padding": 1}),
+    Workload("avg_pool2d", 32, (32, 32), 2),
+    Workload("avg_pool2d", 32, (32, 32), 3, {"stride": 2, "padding": 1}),
 )
-OPERATIONS = tuple(dict.fromkeys(case.op for case in CASES))
-FORWARD = {"conv2d": conv2d.forward, "max_pool2d": max_pool2d.forward, "avg_pool2d": avg_pool2d.forward}
-BACKWARD = {"conv2d": conv2d.backward, "max_pool2d": max_pool2d.backward, "avg_pool2d": avg_pool2d.backward}
-PLAIN = {"conv2d": plain.conv, "max_pool2d": plain.max_pool, "avg_pool2d": plain.avg_pool}
+OPERATION_NAMES = tuple(dict.fromkeys(case.op for case in CASES))
+OURS = {"conv2d": conv2d, "max_pool2d": max_pool2d, "avg_pool2d": avg_pool2d}
+PLAIN = {"conv2d": lax_nets.conv, "max_pool2d": lax_nets.max_pool, "avg_pool2d": lax_nets.avg_pool}
 
 
-def find(op: str) -> tuple[Case, ...]:
+def choose_cases(op: str) -> tuple[Workload, ...]:
     """The cases of this operation, or of all.
 
     Raises:
-        InputError: it is none of `OPERATIONS`.
+        InputError: it is none of `OPERATION_NAMES`.
 
-    >>> find("conv")
+    >>> choose_cases("conv")
     Traceback (most recent call last):
     jaxcnn.errors.InputError: op is 'conv' but must be one of conv2d, max_pool2d, avg_pool2d, all
     """
-    if op not in (*OPERATIONS, "all"):
-        raise InputError(f"op is {op!r} but must be one of {', '.join(OPERATIONS)}, all")
+    if op not in (*OPERATION_NAMES, "all"):
+        raise InputError(f"op is {op!r} but must be one of {', '.join(OPERATION_NAMES)}, all")
     return tuple(case for case in CASES if op in (case.op, "all"))
 
 
 def operations(
-    cases: tuple[Case, ...], peers: dict[str, ModuleType], seconds: float, report: Callable[[str], None]
+    cases: tuple[Workload, ...], peers: dict[str, ModuleType], seconds: float, report: Callable[[str], None]
 ) -> Iterator[Row]:
     """Rows "operation", one for each variant of each direction of each case, and "product", the matrix product.
 
@@ -101,7 +101,7 @@ def operations(
                 yield from _case(case, precision, per_multiply_add, peers, seconds)
 
 
-def _case(case: Case, precision: Precision, per_multiply_add, peers, seconds) -> Iterator[Row]:
+def _case(case: Workload, precision: Precision, per_multiply_add, peers, seconds) -> Iterator[Row]:
     I, O = case.channels
     draw = np.random.default_rng(0)
     x = draw.standard_normal((BATCH, case.size, case.size, I), np.float32)
@@ -143,9 +143,9 @@ def _ours(case, direction) -> Callable:
     if case.op != "conv2d":
         keywords["window_size"] = case.window
     if direction == "forward":
-        return lambda args, dy: FORWARD[case.op](*args, **keywords)[0]
+        return lambda args, dy: OURS[case.op].forward(*args, **keywords)[0]
     index = {"dx": 0, "dweight": 1}[direction]
-    return lambda kept, dy: BACKWARD[case.op](kept, dy, **keywords)[index]
+    return lambda kept, dy: OURS[case.op].backward(kept, dy, **keywords)[index]
 
 
 def _kept(case, direction, args):
@@ -153,7 +153,7 @@ def _kept(case, direction, args):
         return (args,)
     if case.op == "conv2d":
         return ((*args, None),)
-    return (jax.jit(lambda x: FORWARD[case.op](x, case.window, **case.hyper)[1])(*args),)
+    return (jax.jit(lambda x: OURS[case.op].forward(x, case.window, **case.hyper)[1])(*args),)
 
 
 def _plain(case, x, weight=None):

@@ -9,18 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import files
-from .errors import InputError
-from .layers.base import Layer, Params, Shape
-from .network import spec_from_json, spec_to_json
-from .training import TrainState
+from .. import files
+from ..errors import InputError
+from ..layers.base import Layer, Params, Shape
+from ..training import TrainState
+from .spec import UnknownLayer, spec_from_json, spec_to_json
 
 FORMAT = "jaxcnn 1"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `load` reads: the spec, its input's shape, its parameters as NumPy arrays, and the `info` beside them."""
+    """What `load_checkpoint` reads: spec, input shape, parameters as NumPy arrays, and the `info` beside them."""
 
     network: Layer
     in_shape: Shape
@@ -28,7 +28,7 @@ class Checkpoint:
     info: dict[str, Any]
 
 
-def save(path: Path, network: Layer, in_shape: Shape, state: TrainState, info: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, network: Layer, in_shape: Shape, state: TrainState, info: dict[str, Any]) -> None:
     """Write the training state, the network's spec, its input's shape and `info` (JSON values), whole or not at all.
 
     Raises:
@@ -36,17 +36,17 @@ def save(path: Path, network: Layer, in_shape: Shape, state: TrainState, info: d
         OSError: the file cannot be written.
     """
     to_bytes = _safetensors().numpy.save
-    arrays = {name: np.asarray(leaf, order="C") for name, leaf in _named_leaves(_plain(state)).items()}
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in _named_leaves(_as_dict(state)).items()}
     described = {"network": spec_to_json(network), "in_shape": in_shape, "info": info}
     metadata = {"format": FORMAT} | {name: json.dumps(value) for name, value in described.items()}
     files.write(path, to_bytes(arrays, metadata=metadata))
 
 
-def load(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path) -> Checkpoint:
     """Read a network, its parameters and the `info` saved with them.
 
     Raises:
-        InputError: the file is missing, corrupt, or not one of ours.
+        InputError: the file is missing, corrupt, not one of ours, or holds a layer that is not defined here.
     """
     arrays, metadata = _read(path)
     try:
@@ -60,6 +60,8 @@ def load(path: Path) -> Checkpoint:
         found = {name for name in arrays if name.split("/")[0] == "params"}
         if found != set(_named_leaves(expected)):
             raise ValueError("it holds parameters that the network has not")
+    except UnknownLayer as error:
+        raise InputError(f"{path}: {error}") from None
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: is corrupt ({error}); it must be a safetensors file written by jaxcnn") from None
     return Checkpoint(network, in_shape, jax.tree.unflatten(jax.tree.structure(expected), params)["params"], info)
@@ -69,23 +71,23 @@ def load_state(path: Path, like: TrainState) -> TrainState:
     """Read the whole training state, to go on training.
 
     Args:
-        path: written by `save`.
+        path: written by `save_checkpoint`.
         like: a state of the same network and optimizer, as from `init_state`; its arrays are replaced.
 
     Raises:
         InputError: the file is missing, corrupt, not one of ours, or of another network or optimizer.
     """
     arrays, _ = _read(path)
-    plain = _plain(like)
-    expected = _named_leaves(plain)
+    fields = _as_dict(like)
+    expected = _named_leaves(fields)
     found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
     if found != {name: (leaf.shape, leaf.dtype) for name, leaf in expected.items()}:
         raise InputError(f"{path}: holds other arrays than this network and optimizer have; they must be the same")
-    state = jax.tree.unflatten(jax.tree.structure(plain), [jnp.asarray(arrays[name]) for name in expected])
+    state = jax.tree.unflatten(jax.tree.structure(fields), [jnp.asarray(arrays[name]) for name in expected])
     return TrainState(**{**state, "key": jax.random.wrap_key_data(state["key"])})
 
 
-def _plain(state):
+def _as_dict(state):
     return {**vars(state), "key": jax.random.key_data(state.key)}
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InputError
-from .layers.base import Params
+from ..errors import InputError
+from ..layers.base import Params
 
 
 def curves(history: list[dict[str, Any]]) -> bytes:

@@ -1,0 +1,44 @@
+"""`jaxcnn evaluate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import typer
+from rich.text import Text
+
+from ..experiment import make_loss, precision
+from ..store.runs import load_run
+from ..training import evaluate
+from .show import JsonOption, as_text, data_for, measures, show_evaluation, to_console
+
+
+def evaluate_command(
+    run: Annotated[Path, typer.Argument(help="Run folder written by jaxcnn train.")],
+    data: Annotated[str | None, typer.Option(help="Test split of this data set instead of the run's own.")] = None,
+    as_json: JsonOption = False,
+):
+    """Measure a trained network on a test split.
+
+    Examples:
+
+    * jaxcnn evaluate runs/digits-0001
+
+    * jaxcnn evaluate runs/digits-0001 --json
+    """
+    console = to_console(as_json)
+    saved = load_run(run)
+    dataset = data_for(saved, run, data)
+    network, dtype = saved.checkpoint.network, saved.recipe.dtype
+    with precision(dtype):
+        images = jnp.asarray(saved.normalization(dataset.test_images), jnp.dtype(dtype))
+        params = jax.tree.map(jnp.asarray, saved.checkpoint.params)
+        measured = evaluate(network, make_loss(saved.recipe.loss, network), params, images, dataset.test_labels)
+    show_evaluation(console, measured, dataset)
+    console.print(
+        Text(f"test accuracy {measured.accuracy:.2%}", style="bold"),
+        f"loss {measured.loss:.4f} on {len(images):,} images of {dataset.name}",
+    )
+    if as_json:
+        print(as_text(measures(measured)))

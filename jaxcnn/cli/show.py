@@ -1,0 +1,95 @@
+"""What the commands share: options, the console, tables and JSON."""
+
+import json
+import sys
+from typing import Annotated, Any, NoReturn
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from ..data import Dataset, load_dataset
+from ..errors import InputError
+from ..inspect import plots
+from ..inspect.diagnosis import Diagnosis
+from ..layers.base import Layer
+from ..store.runs import Saved
+from ..training import Evaluation
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
+
+
+def to_console(as_json: bool) -> Console:
+    """Where people read: stdout, or stderr where stdout is for JSON."""
+    return Console(stderr=as_json, soft_wrap=True, markup=False, highlight=False)
+
+
+def progress(console: Console) -> Progress:
+    """A progress bar, on a terminal only."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def as_text(value: Any) -> str:
+    """JSON for stdout."""
+    return json.dumps(value, indent=2, allow_nan=False)
+
+
+def stop(sentence: Any) -> NoReturn:
+    """End with status 1: a check failed, or training diverged."""
+    print(f"jaxcnn: {sentence}", file=sys.stderr)
+    raise typer.Exit(1)
+
+
+def data_for(saved: Saved, run: Any, source: str | None) -> Dataset:
+    """The run's own data set, or another of the same shape.
+
+    Raises:
+        InputError: the data cannot be read or has images of another shape.
+    """
+    dataset = load_dataset(saved.recipe.data if source is None else source)
+    if dataset.in_shape != saved.image_shape:
+        raise InputError(
+            f"{dataset.name} has images of shape {dataset.in_shape} but the network of {run} was trained on "
+            f"{saved.image_shape}; they must be the same"
+        )
+    return dataset
+
+
+def severe(network: Layer, found: tuple[Diagnosis, ...]) -> list[Diagnosis]:
+    """Those worth a sentence: not the last layer, which targets of 0 and 1 want saturated."""
+    last = list(network.children())[-1:]
+    return [layer for layer in found if layer.severe and layer.name not in last]
+
+
+def measures(measured: Evaluation) -> dict[str, Any]:
+    """An evaluation as JSON values."""
+    return {"accuracy": measured.accuracy, "loss": measured.loss, "confusion": measured.confusion.tolist()}
+
+
+def show_evaluation(console: Console, measured: Evaluation, dataset: Dataset) -> None:
+    """The confusion matrix and a row of misclassified images."""
+    table = Table(title="Confusion: rows are the true class, columns the predicted", title_justify="left")
+    for name in ("", *dataset.classes):
+        table.add_column(name, justify="right")
+    for i, row in enumerate(measured.confusion):
+        cells = (
+            Text(str(count) if count else "·", style="bold green" if i == j else "red" if count else "dim")
+            for j, count in enumerate(row)
+        )
+        table.add_row(dataset.classes[i] if i < len(dataset.classes) else str(i), *cells)
+    console.print(table)
+    wrong = np.flatnonzero(measured.predictions != dataset.test_labels)
+    if not wrong.size:
+        console.print("no image was misclassified")
+        return
+    width = len(plots.as_text(dataset.test_images[:1, ..., 0])[0])
+    shown = wrong[: max(1, (console.width + 2) // (width + 2))]
+    console.print(f"{len(wrong)} misclassified" + (f", the first {len(shown)}:" if len(shown) < len(wrong) else ":"))
+    labels = (f"{dataset.test_labels[i]} taken for {measured.predictions[i]}" for i in shown)
+    images = plots.as_text(dataset.test_images[shown].mean(axis=-1))
+    for line in ("  ".join(label.ljust(width)[:width] for label in labels), *images):
+        console.print(line)

@@ -1,0 +1,1 @@
+"""What a network is and does: its table, what ails it, its pictures."""

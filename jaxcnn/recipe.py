@@ -1,0 +1,198 @@
+"""An experiment as data: what is trained, on what, and how; read from TOML and written to it."""
+
+import dataclasses
+import math
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import files
+from .errors import InputError
+from .layers.base import Layer
+from .store.spec import spec_from_json, spec_to_json
+
+__all__ = ["Recipe"]
+
+LOSSES = ("cross-entropy", "squared-error")
+OPTIMIZERS = ("sgd", "nesterov", "adam", "adamw")
+SCHEDULES = ("constant", "cosine")
+DTYPES = ("float32", "bfloat16", "float64")
+RATES = ("learning_rate", "momentum", "weight_decay")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An experiment; `experiment.run` does it.
+
+    Attributes:
+        name: of a published recipe, "" for others.
+        published: what was reached with it, and on which data; "" where nothing was published.
+        data: "digits", or a folder with the four IDX files of MNIST or a data set like it.
+        model: a name in `zoo.models.MODELS`, a layer spec, or None: the model made for the images' size.
+        epochs: the largest number of them; the schedule stretches over them.
+        batch_size: samples per update.
+        optimizer, loss, schedule, dtype: among `OPTIMIZERS`, `LOSSES`, `SCHEDULES` and `DTYPES`.
+        learning_rate, momentum, weight_decay: None: the default of the optimizer, see `rates`.
+        target_error: stop after an epoch whose mean training loss is at or below it; None: never.
+        seed: of the initial weights, the shuffling and dropout.
+        normalize: images of zero mean and unit variance [I3]; otherwise pixels from 0 to 1.
+        padding: rows and columns of background around each image.
+        mirror: train on every image and its mirror image, left and right exchanged.
+
+    Raises:
+        InputError: a value is out of range.
+
+    >>> Recipe(optimizer="adam").rates
+    {'learning_rate': 0.001}
+    >>> Recipe(epochs=0)
+    Traceback (most recent call last):
+    jaxcnn.errors.InputError: epochs is 0 but must be at least 1
+    """
+
+    name: str = ""
+    published: str = ""
+    data: str = "digits"
+    model: str | Layer | None = None
+    epochs: int = 60
+    batch_size: int = 32
+    optimizer: str = "sgd"
+    learning_rate: float | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+    schedule: str = "cosine"
+    loss: str = "cross-entropy"
+    target_error: float | None = None
+    dtype: str = "float32"
+    seed: int = 0
+    normalize: bool = True
+    padding: int = 0
+    mirror: bool = False
+
+    def __post_init__(self):
+        for field, least in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("padding", 0)):
+            value = getattr(self, field)
+            _check(_is_number(value, int) and value >= least, field, value, f"at least {least}")
+        _check(self.seed < 2**32, "seed", self.seed, "at least 0 and below 2**32")
+        for field in (*RATES, "target_error"):
+            value = getattr(self, field)
+            fits = value is None or (_is_number(value, int | float) and 0 <= value < math.inf)
+            _check(fits, field, value, "finite, at least 0")
+        _check(self.momentum is None or self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
+        for field, names in (
+            ("optimizer", OPTIMIZERS), ("loss", LOSSES), ("schedule", SCHEDULES), ("dtype", DTYPES),
+        ):  # fmt: skip
+            value = getattr(self, field)
+            _check(value in names, field, repr(value), f"one of {', '.join(names)}")
+        for field, kinds in (
+            ("name", str), ("published", str), ("data", str), ("normalize", bool), ("mirror", bool),
+            ("model", str | Layer | None),
+        ):  # fmt: skip
+            value = getattr(self, field)
+            words = getattr(kinds, "__name__", "the name of a model or a layer")
+            _check(isinstance(value, kinds), field, repr(value), f"of type {words}")
+        _ = self.rates
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The optimizer's numbers: those given, else its defaults, chosen on a validation split of the digits.
+
+        Raises:
+            InputError: a number is given that the optimizer has not.
+        """
+        by_hand = self.optimizer in ("sgd", "nesterov")
+        if not by_hand and self.momentum is not None:
+            raise InputError(f"momentum is {self.momentum} but {self.optimizer} has none; it must be left out")
+        if self.optimizer == "adam" and self.weight_decay is not None:
+            raise InputError(
+                f"weight_decay is {self.weight_decay} but adam has none; it must be left out, or use adamw"
+            )
+        defaults = {"learning_rate": 1e-3}
+        if by_hand:
+            eta = 0.002 if self.loss == "squared-error" else 0.02
+            defaults = {"learning_rate": eta, "momentum": 0.9, "weight_decay": 5e-4}
+        elif self.optimizer == "adamw":
+            defaults["weight_decay"] = 1e-4
+        return {
+            name: default if getattr(self, name) is None else getattr(self, name) for name, default in defaults.items()
+        }
+
+    def changed(self, **values) -> "Recipe":
+        """The recipe with other values. With another loss or optimizer its rates do not fit: they become defaults.
+
+        Raises:
+            InputError: a name or a value is unknown.
+
+        >>> Recipe(learning_rate=0.5, epochs=3).changed(optimizer="adam").rates
+        {'learning_rate': 0.001}
+        """
+        kept = all(values.get(name, getattr(self, name)) == getattr(self, name) for name in ("loss", "optimizer"))
+        fields = vars(self) | ({} if kept else dict.fromkeys(RATES)) | values
+        return Recipe.from_dict(fields)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Recipe":
+        """The recipe of these values by name; a model may be a dict, as `spec_to_json` writes it.
+
+        Raises:
+            InputError: a name or a value is unknown.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                raise InputError(f"a recipe has {name!r} but must have values among {', '.join(known)}")
+        model = values.get("model")
+        return cls(**{**values, "model": spec_from_json(model) if isinstance(model, dict) else model})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values by name, None left out."""
+        model = self.model
+        values = vars(self) | {"model": _without_none(spec_to_json(model)) if isinstance(model, Layer) else model}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @classmethod
+    def read(cls, path: Path | str) -> "Recipe":
+        """The recipe in a TOML file.
+
+        Raises:
+            InputError: the file cannot be read or is no recipe.
+        """
+        try:
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror}); it must be a TOML file") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: is no TOML ({error})") from None
+        try:
+            return cls.from_dict(values)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+    def write(self, path: Path | str, head: str = "") -> None:
+        """Write the recipe as TOML, with the comment `head` before it; `read` gives it back.
+
+        Raises:
+            InputError: tomli-w is not installed.
+            OSError: the file cannot be written.
+        """
+        try:
+            import tomli_w
+        except ImportError:
+            raise InputError("recipes in files need tomli-w: pip install 'jaxcnn[cli]'") from None
+        comment = "".join(f"# {line}\n" for line in head.splitlines())
+        files.write(Path(path), (comment + tomli_w.dumps(self.to_dict())).encode())
+
+
+def _is_number(value, kinds) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _check(holds, name, value, must):
+    if not holds:
+        raise InputError(f"{name} is {value} but must be {must}")
+
+
+def _without_none(value):
+    if isinstance(value, dict):
+        return {name: _without_none(inner) for name, inner in value.items() if inner is not None}
+    return [_without_none(inner) for inner in value] if isinstance(value, tuple) else value

@@ -1,0 +1,1 @@
+"""Networks and recipes that others published, by name."""
