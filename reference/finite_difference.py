@@ -8,6 +8,7 @@ With h = 1e-3 the truncation is about 3e-14 f''''' and the rounding about 1.5 ep
 import numpy as np
 
 STEP = 1e-3
+DIRECTIONS = 4
 
 
 def derivative(f, point, direction, step=STEP):
@@ -28,3 +29,13 @@ def gradient(f, point, step=STEP):
         direction[index] = 1
         result[index] = derivative(f, point, direction, step)
     return result
+
+
+def largest_error(f, point, grad, seed):
+    """Largest deviation of <grad, v> from the derivative along v, over random unit vectors v, relative to |grad|."""
+    rng, errors = np.random.default_rng(seed), []
+    for _ in range(DIRECTIONS):
+        direction = rng.standard_normal(point.shape)
+        direction /= np.linalg.norm(direction)
+        errors.append(abs(derivative(f, point, direction) - (grad * direction).sum()))
+    return float(max(errors) / (np.linalg.norm(grad) or 1))

@@ -28,8 +28,8 @@ LEARNED = {"Conv2d": (conv2d_forward, conv2d_backward), "Dense": (dense_forward,
 FACTS = ("stride", "padding", "dilation", "groups", "window_size")
 
 
-def sequential_forward(spec, params, x):
-    """The output and what each layer keeps for the way back."""
+def sequential_forward(spec, params, x, shifts=None):
+    """The output and what each layer keeps for the way back; `shifts` are added to the outputs of layers by name."""
     residuals = {}
     for name, layer in named(spec):
         kind, facts = layer["layer"], _facts(layer)
@@ -37,6 +37,7 @@ def sequential_forward(spec, params, x):
             x, residuals[name] = LEARNED[kind][0](x, params[name]["weight"], params[name].get("bias"), **facts)
         else:
             x, residuals[name] = FIXED[kind][0](x, **facts)
+        x = x + (shifts or {}).get(name, 0)
     return x, residuals
 
 

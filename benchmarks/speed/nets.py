@@ -13,11 +13,11 @@ from jax import lax
 
 from jaxcnn.errors import InputError
 from jaxcnn.inspect.summary import summary
+from jaxcnn.kernels import compiler_options
 from jaxcnn.layers.base import Layer, Params, Shape, rebuild
 from jaxcnn.layers.conv import Conv2d
-from jaxcnn.losses import SoftmaxCrossEntropy
-from jaxcnn.kernels import compiler_options
 from jaxcnn.layers.rewrite import relu_after_pool
+from jaxcnn.losses import SoftmaxCrossEntropy
 from jaxcnn.training import gradients
 from jaxcnn.zoo.models import find_model
 

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcnn.kernels import compiler_options
 from jaxcnn.layers.activation import ReLU
 from jaxcnn.layers.base import Layer, Residuals
 from jaxcnn.layers.pool import MaxPool2d
-from jaxcnn.kernels import compiler_options
 from jaxcnn.layers.rewrite import relu_after_pool
 
 from . import lax_nets

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.errors import InputError
+from jaxcnn.kernels import compiler_options
 from jaxcnn.layers.conv import conv2d
 from jaxcnn.layers.pool import avg_pool2d, max_pool2d
-from jaxcnn.kernels import compiler_options
 from jaxcnn.verify.tolerances import tolerance
 
 from . import lax_nets

@@ -84,7 +84,7 @@ def _verify_function(function, args, plain, thorough, seed, html, as_json) -> No
     report = check_rule(f, *drawn, plain=bare, thorough=thorough, seed=seed)
     if html is not None:
         files.write(html, report.to_html().encode())
-    print(report.toas_text() if as_json else report)
+    print(report.to_json() if as_json else report)
     raise typer.Exit(1 if report.failed else 0)
 
 

@@ -1,6 +1,6 @@
 """The gradient verifier: any backward rule against oracles that never pass through it."""
 
-from .cases import OPERATIONS, find
+from .cases import OPERATIONS, find_operation
 from .engine import check_rule
 from .registry import check_network, check_operations, chosen_cases
 from .report import Check, Report, rows, table
@@ -13,7 +13,7 @@ __all__ = [
     "check_operations",
     "check_rule",
     "chosen_cases",
-    "find",
+    "find_operation",
     "rows",
     "table",
 ]

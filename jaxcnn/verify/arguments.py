@@ -19,13 +19,13 @@ ARGUMENT = re.compile(
 )
 
 
-def load(name: str, what: str = "function") -> Callable:
+def import_function(name: str, what: str = "function") -> Callable:
     """The function called "module:function"; a module in the current folder is found, too.
 
     Raises:
         InputError: the name has another form, or there is no such module or function.
 
-    >>> load("math:sqrt")(4.0)
+    >>> import_function("math:sqrt")(4.0)
     2.0
     """
     module, colon, attribute = name.partition(":")

@@ -93,13 +93,13 @@ class Entry:
     cases: tuple[Case, ...]
 
 
-def find(name: str) -> Entry:
+def find_operation(name: str) -> Entry:
     """The operation called `name`.
 
     Raises:
         InputError: no operation has this name.
 
-    >>> find("relu").op.arguments
+    >>> find_operation("relu").op.arguments
     ('u',)
     """
     if name not in OPERATIONS:

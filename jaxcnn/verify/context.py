@@ -33,7 +33,7 @@ class Context:
     outputs: Sequence[jax.ShapeDtypeStruct]  # the floating-point ones
     dtype: np.dtype  # of the comparisons: float64 unless f returns less
     given_terms: int | None
-    rule: Callable
+    rule: Any
     truth: Callable | None
     prober: Prober
     arrays: dict[tuple[str, str], tuple] = field(default_factory=dict)  # the report's, as the comparisons add them

@@ -44,7 +44,7 @@ def _mark_hidden(context, point, probes):
 
     The median of three equal entries does not move with any single one of them, but with all of them.
     """
-    for i, part in _of_entries(probes):
+    for i, part, _ in _of_entries(probes):
         gap = np.abs(part.of(np.asarray(point.grads[i])) - part.derivative)
         scale = np.abs(part.derivative).max(initial=0, where=np.isfinite(part.derivative)) or 1.0
         wrong = ~part.kinks & ~(gap <= FINITE_DIFFERENCE * scale + 2 * part.error)
@@ -52,30 +52,29 @@ def _mark_hidden(context, point, probes):
             part.kinks[wrong] = True
 
 
-def _of_entries(probes) -> Iterator[tuple[int, Differences]]:
-    """(argument, lines) where the lines are entries."""
-    return ((i, part) for i, found in enumerate(probes) for part in found if part.entries is not None)
+def _of_entries(probes) -> Iterator[tuple[int, Differences, np.ndarray]]:
+    """(argument, lines, flat positions) where the lines are entries."""
+    return ((i, part, part.entries) for i, found in enumerate(probes) for part in found if part.entries is not None)
 
 
 def kink_masks(point: Point, probes: Probes) -> list[np.ndarray]:
     """For each argument a bool for each entry: a kink, as far as entries were probed."""
     found = [np.zeros(v.shape, bool) for v in point.values]
-    for i, part in _of_entries(probes):
-        found[i].reshape(-1)[part.entries[part.kinks]] = True
+    for i, part, entries in _of_entries(probes):
+        found[i].reshape(-1)[entries[part.kinks]] = True
     return found
 
 
 def judge_kinks(context: Context, point: Point, probes: Probes) -> Iterator[Check]:
     """What the rule gives where the one-sided derivatives differ, against the convention that was stated."""
     convention = context.convention
-    for i, part in _of_entries(probes):
+    for i, part, entries in _of_entries(probes):
         if not part.kinks.any():
             continue
         at, name = np.flatnonzero(part.kinks), context.problem.names[i]
         said, left, right = part.of(np.asarray(point.grads[i]))[at], part.left[at], part.right[at]
         words = "kink at " + ", ".join(
-            f"{entry(part.entries[k], point.values[i].shape)}: "
-            f"{l:.3g} from below, {r:.3g} from above, the rule has {s:.3g}"
+            f"{entry(entries[k], point.values[i].shape)}: {l:.3g} from below, {r:.3g} from above, the rule has {s:.3g}"
             for k, l, r, s in list(zip(at, left, right, said, strict=True))[:SHOWN]
         )
         words += f" and {len(at) - SHOWN} more" if len(at) > SHOWN else ""

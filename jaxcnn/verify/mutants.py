@@ -15,7 +15,7 @@ from ..kernels import LABELS
 from ..layers import pool
 from ..losses import one_hot
 from ..operation import Operation
-from .cases import OPERATIONS, Case, find
+from .cases import OPERATIONS, Case, find_operation
 from .engine import check
 from .problem import Problem
 from .registry import problem_of
@@ -37,7 +37,7 @@ class Mutant:
 
     def operation(self) -> Operation:
         """The operation with the wrong rule."""
-        good = find(self.op).op
+        good = find_operation(self.op).op
         if not self.keep_x:
             return good.with_rule(self.change(good.backward))
 
@@ -52,7 +52,7 @@ class Mutant:
 
     def problem(self) -> tuple[Problem, Case]:
         """The gradient to check, and its case."""
-        case = find(self.op).cases[self.case]
+        case = find_operation(self.op).cases[self.case]
         return problem_of(self.operation(), case, self.case), case
 
 
@@ -119,7 +119,7 @@ def _to_ties(reduced):
     def change(grad, residuals, dy, hyper):
         (k, _), x = residuals
         window = resolve_pool("max_pool2d", x.shape[1:3], **hyper)
-        y = find("max_pool2d").op.forward(x, **hyper)[0]
+        y = find_operation("max_pool2d").op.forward(x, **hyper)[0]
         ties = []
         for position in window.taps:
             at = [pool._placed_at(values, window, position) for values in (y, dy, jnp.ones_like(dy))]
@@ -134,7 +134,7 @@ def _last_tie(residuals, dy, hyper):
     (k, shape), x = residuals
     window = resolve_pool("max_pool2d", x.shape[1:3], **hyper)
     padded = jnp.pad(x, ((0, 0), *window.padding, (0, 0)), constant_values=-jnp.inf)
-    y = find("max_pool2d").op.forward(x, **hyper)[0]
+    y = find_operation("max_pool2d").op.forward(x, **hyper)[0]
     for tap, position in enumerate(window.taps):
         k = jnp.where(pool._entries_at(padded, window, position) == y, jnp.array(tap, k.dtype), k)
     return ((k, shape), x), dy, hyper
@@ -143,8 +143,8 @@ def _last_tie(residuals, dy, hyper):
 def _by_count(grad, residuals, dy, hyper):
     """Mean pooling that divides by the entries inside the input, not by the window's size."""
     shape, (U, V) = grad.shape, np.broadcast_to(hyper["window_size"], 2)
-    inside = find("avg_pool2d").op.forward(jnp.ones(shape, dy.dtype), **hyper)[0] * U * V
-    backward = find("avg_pool2d").op.backward
+    inside = find_operation("avg_pool2d").op.forward(jnp.ones(shape, dy.dtype), **hyper)[0] * U * V
+    backward = find_operation("avg_pool2d").op.backward
     return backward(residuals, dy * U * V / inside, **hyper)[0]
 
 

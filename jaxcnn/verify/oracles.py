@@ -1,7 +1,7 @@
 """Are the values and the gradients right? Every oracle against the rule at one point; what holds of every gradient."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -23,8 +23,8 @@ class Point:
     dys: Sequence
     grads: Sequence
     value: Sequence = ()
-    others: Mapping[str, Sequence] = field(default_factory=dict)  # what must be f's value, by its description
-    truths: Mapping[str, Sequence] = field(default_factory=dict)  # gradients by oracle
+    others: dict[str, Sequence] = field(default_factory=dict)  # what must be f's value, by its description
+    truths: dict[str, Sequence] = field(default_factory=dict)  # gradients by oracle
 
 
 def evaluate(context: Context, draw: int, reference: Callable | None) -> Point:
@@ -60,7 +60,7 @@ def compare_values(context: Context, point: Point) -> Iterator[Check]:
         yield context.check("value", which, error, context.allowed())
 
 
-def compare_gradients(context: Context, point: Point, kinks: Sequence[np.ndarray]) -> Iterator[Check]:
+def compare_gradients(context: Context, point: Point, kinks: Sequence[np.ndarray] | None) -> Iterator[Check]:
     """The rule against each oracle; where no convention was stated, kinks are kept out of that with autodiff."""
     for oracle, truths in point.truths.items():
         skip = kinks if oracle == "autodiff" and context.convention is None else None

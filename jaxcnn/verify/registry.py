@@ -13,7 +13,7 @@ from ..layers.base import Layer, Params
 from ..losses import Loss
 from ..operation import Operation
 from ..training import gradients
-from .cases import Case, Entry, find
+from .cases import Case, Entry, find_operation
 from .engine import DTYPES, check
 from .problem import Problem, is_floating
 from .report import Check, Report
@@ -37,9 +37,9 @@ def check_operations(names: Iterable[str], *, thorough: bool = False) -> Iterato
     True
     """
     cases = []
-    for name in names:
-        chosen = chosen_cases(find(name), thorough)
-        cases += [(find(name).op, case, seed, thorough or seed == chosen[-1][0], thorough) for seed, case in chosen]
+    for entry in map(find_operation, names):
+        chosen = chosen_cases(entry, thorough)
+        cases += [(entry.op, case, seed, thorough or seed == chosen[-1][0], thorough) for seed, case in chosen]
     with ThreadPoolExecutor(2) as pool:  # nearly all of the time is compilation, which runs outside Python's lock
         yield from (list(report.checks) for report in pool.map(lambda given: check_case(*given), cases))
 
@@ -47,7 +47,7 @@ def check_operations(names: Iterable[str], *, thorough: bool = False) -> Iterato
 def chosen_cases(entry: Entry, thorough: bool = False) -> list[tuple[int, Case]]:
     """The cases to check, with their seeds: all where `thorough`, else at most MOST, evenly spread.
 
-    >>> [seed for seed, _ in chosen_cases(find("max_pool2d"))]
+    >>> [seed for seed, _ in chosen_cases(find_operation("max_pool2d"))]
     [0, 2, 4, 6, 8]
     """
     numbered = list(enumerate(entry.cases))

@@ -143,7 +143,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Row:
+class OracleRow:
     """All checks of one operation against one oracle: the largest error and how many cases."""
 
     op: str
@@ -153,13 +153,13 @@ class Row:
     passed: bool
 
 
-def rows(checks: Iterable[Check]) -> list[Row]:
+def rows(checks: Iterable[Check]) -> list[OracleRow]:
     """The checks by operation and oracle, in order of appearance."""
     groups: dict[tuple[str, str], list[Check]] = {}
     for check in checks:
         groups.setdefault((check.op, check.oracle), []).append(check)
     return [
-        Row(op, oracle, max(c.error for c in group), len({c.case for c in group}), all(c.passed for c in group))
+        OracleRow(op, oracle, max(c.error for c in group), len({c.case for c in group}), all(c.passed for c in group))
         for (op, oracle), group in groups.items()
     ]
 

@@ -81,9 +81,9 @@ def test_arguments_are_drawn():
         ("math:pi", "is float but must be a function"),
     ],
 )
-def test_functions_that_cannot_be_loaded(name, sentence):
+def test_functions_that_cannot_be_imported(name, sentence):
     with pytest.raises(InputError, match=sentence):
-        arguments.load(name)
+        arguments.import_function(name)
 
 
 def test_reduction_lengths_are_counted(rng):

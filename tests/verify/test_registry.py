@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxcnn import Dense, InputError, SoftmaxCrossEntropy, conv2d
-from jaxcnn.verify import OPERATIONS, Check, check_network, check_operations, find, rows, table
+from jaxcnn.verify import OPERATIONS, Check, check_network, check_operations, find_operation, rows, table
 from jaxcnn.verify.cases import Draw
 from jaxcnn.verify.tolerances import relative_error, tolerance
 
@@ -106,7 +106,7 @@ def test_probes_of_operations_with_kinks_stay_away_from_them():
 
 def test_an_unknown_operation_is_named():
     with pytest.raises(InputError, match="op is 'conv3d' but must be one of conv2d, max_pool2d"):
-        find("conv3d")
+        find_operation("conv3d")
 
 
 def test_the_command_of_the_reference(capsys, monkeypatch):
