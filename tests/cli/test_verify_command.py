@@ -23,12 +23,12 @@ def test_verify_prints_the_table_and_exits_by_the_verdict(capsys, monkeypatch):
 
 
 def test_verify_checks_somebody_elses_rule(capsys, monkeypatch):
-    Path("rules.py").write_text(
+    Path("their_rules.py").write_text(
         "import jax\nplain = lambda x: x * x\nf = jax.custom_vjp(plain)\n"
         "f.defvjp(lambda x: (x * x, x), lambda x, dy: (x * dy,))\n"
     )
     monkeypatch.syspath_prepend("")
-    arguments = ("verify", "rules:f", "--plain", "rules:plain", "--args", "f32[3]", "--html", "page.html")
+    arguments = ("verify", "their_rules:f", "--plain", "their_rules:plain", "--args", "f32[3]", "--html", "page.html")
     assert run(*arguments, "--json") == 1
     out, _ = capsys.readouterr()
     result = json.loads(out)

@@ -5,7 +5,7 @@ from jaxcnn import data
 
 
 def test_the_split_is_fixed_stratified_and_complete():
-    dataset = data.load("digits")
+    dataset = data.load_dataset("digits")
     assert dataset.train_images.shape == (1437, 8, 8, 1)
     assert dataset.test_images.shape == (360, 8, 8, 1)
     counts = np.bincount(dataset.test_labels)
@@ -20,11 +20,11 @@ def test_the_split_is_fixed_stratified_and_complete():
 
 def test_the_split_never_changes():
     """The first ten test labels under random_state=0: a change here changes every published accuracy."""
-    assert data.load("digits").test_labels[:10].tolist() == [7, 6, 3, 7, 7, 3, 2, 8, 9, 3]
+    assert data.load_dataset("digits").test_labels[:10].tolist() == [7, 6, 3, 7, 7, 3, 2, 8, 9, 3]
 
 
 def test_normalisation_is_of_the_training_images_alone():
-    dataset = data.load("digits")
+    dataset = data.load_dataset("digits")
     normalization = data.Normalization.of(dataset.train_images)
     x = normalization(dataset.train_images)
     assert abs(x.mean(dtype=np.float64)) < 1e-6

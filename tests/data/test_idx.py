@@ -25,7 +25,7 @@ def folder(tmp_path, rng):
 
 
 def test_it_is_read(folder):
-    dataset = data.load(str(folder))
+    dataset = data.load_dataset(str(folder))
     assert dataset.in_shape == (5, 4, 1)
     assert dataset.classes == ("0", "1", "2")
     assert dataset.train_images.dtype == np.float32
@@ -70,7 +70,7 @@ def test_bad_files_get_one_sentence(folder, name, change, message):
     path = folder / name
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(InputError) as error:
-        data.load(str(folder))
+        data.load_dataset(str(folder))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -92,36 +92,36 @@ def test_swapped_files_get_one_sentence(folder, one, other, message):
     for name, content in zip((one, other), contents, strict=True):
         (folder / name).write_bytes(content)
     with pytest.raises(InputError) as error:
-        data.load(str(folder))
+        data.load_dataset(str(folder))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_file_is_read_by_its_content_whether_its_name_says_gz_or_not(folder):
-    plain = data.load(str(folder))
+    plain = data.load_dataset(str(folder))
     images, labels = folder / "train-images-idx3-ubyte", folder / "train-labels-idx1-ubyte.gz"
     images.with_name(images.name + ".gz").write_bytes(gzip.compress(images.read_bytes()))
     images.unlink()
     labels.with_suffix("").write_bytes(labels.read_bytes())  # compressed, without .gz
     labels.write_bytes(gzip.decompress(labels.read_bytes()))  # not compressed, with it
-    again = data.load(str(folder))
+    again = data.load_dataset(str(folder))
     np.testing.assert_array_equal(again.train_images, plain.train_images)
     np.testing.assert_array_equal(again.train_labels, plain.train_labels)
     labels.with_suffix("").unlink()
-    np.testing.assert_array_equal(data.load(str(folder)).train_labels, plain.train_labels)
+    np.testing.assert_array_equal(data.load_dataset(str(folder)).train_labels, plain.train_labels)
 
 
 def test_a_missing_file_or_folder_is_named(folder):
     (folder / "t10k-images-idx3-ubyte").unlink()
     with pytest.raises(InputError, match="t10k-images-idx3-ubyte: is missing, with and without .gz"):
-        data.load(str(folder))
+        data.load_dataset(str(folder))
     with pytest.raises(InputError, match="data is 'nowhere' but must be \"digits\" or a folder"):
-        data.load("nowhere")
+        data.load_dataset("nowhere")
 
 
 @pytest.mark.skipif(not FASHION.is_dir(), reason=f"no Fashion-MNIST in {FASHION}; JAXCNN_FASHION_MNIST names another")
 def test_fashion_mnist():
-    dataset = data.load(str(FASHION))
+    dataset = data.load_dataset(str(FASHION))
     assert dataset.train_images.shape == (60000, 28, 28, 1)
     assert dataset.test_images.shape == (10000, 28, 28, 1)
     assert np.bincount(dataset.train_labels).tolist() == [6000] * 10
