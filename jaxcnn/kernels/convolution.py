@@ -37,7 +37,7 @@ def correlate(x: jax.Array, weight: jax.Array, window: Window, groups: int) -> j
 
 
 def _correlation_by_onednn(window, groups, O):
-    """For less than 8 maps two columns in one pixel, so that a pixel of y is less narrow; docs/speed.md."""
+    """For less than 8 maps two columns in one pixel, which is faster: docs/speed.md."""
     if groups == 1 and O < 8 and window.kernel[1] > 1 and window.output[1] > 1:
         return partial(_folded, _by_onednn, window, 2)
     return partial(_by_onednn, window, groups)
@@ -318,7 +318,7 @@ def _pads(window):
 def _chunks(x, dy):
     """Into how many chunks of 8 to 16 samples a batch is cut; 1 if there is no such divisor, or nothing to gain.
 
-    x and dy of 6 MiB or less are as fast at once, and each loop less saves compilation.
+    x and dy of 6 MiB or less are as fast at once, and a loop less is sooner compiled.
     """
     N = x.shape[0]
     if x.nbytes + dy.nbytes <= 6 * 2**20:

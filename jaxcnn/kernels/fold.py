@@ -128,8 +128,8 @@ def columns_to_fold(window: Window, in_channels: int, out_channels: int) -> int:
 def columns_to_fold_delta(window: Window, out_channels: int) -> int:
     """T for which the gradient of the kernel by XLA on CPU is fastest; 1 where folding does not help.
 
-    Folded until dy has 24 channels: below that the matrix product inside XLA's convolution has too few columns. A
-    strided one is slower folded. docs/speed.md has the times for each T.
+    Folded until dy has 24 channels: below that the matrix product inside XLA's convolution has too few columns.
+    With a stride folding is slower. docs/speed.md has the times for each T.
 
     >>> from jaxcnn.geometry import resolve
     >>> window = resolve("conv2d", (28, 28), (5, 5), padding=2)
