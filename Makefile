@@ -1,4 +1,4 @@
-# make train | make test | make lint | make verify | make reference | make bench    (PYTHON=python3.12 to choose another interpreter)
+# make train | test | slow | lint | verify | reference | bench    (PYTHON=python3.12 to choose another interpreter)
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -8,12 +8,15 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --editable '.[cli,dev]'
 	touch $@
 
-.PHONY: train test lint verify reference bench
+.PHONY: train test slow lint verify reference bench
 train: .venv/installed
 	$(BIN)/jaxcnn train
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2
+
+slow: .venv/installed
+	$(BIN)/python -m pytest -n 2 -m slow
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +19,13 @@ FIRST, MOST = 2, 1024  # draws of a fitted slope
 
 @dataclass(frozen=True, eq=False)
 class Low:
-    """The rule in one dtype, `(values, dys) -> (outputs, gradients)`, and the truth, `(values, dys) -> gradients`."""
+    """The rule in one dtype, `(values, dys) -> (outputs, gradients)`; `confirmed`: it was right in float64."""
 
     context: Context
-    dtype: Any
+    dtype: np.dtype
+    confirmed: bool
     x64: bool
     rule: Callable
-    truth: Callable
 
     def at(self, draw: int) -> Point:
         """The rule at a draw."""
@@ -40,6 +39,13 @@ class Low:
         values, dys = ([a.astype(self.context.dtype) for a in numpy_arrays(v)] for v in (point.values, point.dys))
         return values, dys
 
+    def truth(self, values, dys):
+        """The gradients by plain or by the rule itself."""
+        # rounded arguments tie, and there plain may have another convention: then a confirmed rule is the truth
+        if self.context.truth is not None and (self.context.convention == "autodiff" or not self.confirmed):
+            return self.context.truth(values, dys)[1]
+        return self.context.rule(values, dys)[2]
+
 
 def check_precision(context: Context, dtype: np.dtype, confirmed: bool) -> Iterator[Check]:
     """The rule in `dtype` against the truth in float64 at the same rounded arguments.
@@ -51,7 +57,10 @@ def check_precision(context: Context, dtype: np.dtype, confirmed: bool) -> Itera
     if context.truth is None and not confirmed:
         yield context.check(dtype.name, reason="the rule is wrong in float64 already, and there is no other truth")
         return
-    low = _low(context, dtype, confirmed)
+    # as most people run it; but what a key draws depends on the setting, and the truth draws with it on
+    leaves = jax.tree.leaves(context.problem.args)
+    keys = any(jnp.issubdtype(getattr(leaf, "dtype", int), jax.dtypes.prng_key) for leaf in leaves)
+    low = Low(context, dtype, confirmed, keys, quick_jit(context.problem.pullback(context.problem.f)))
     try:
         point = low.at(0)
     except Exception as error:
@@ -68,21 +77,6 @@ def check_precision(context: Context, dtype: np.dtype, confirmed: bool) -> Itera
     yield from compare(context, dtype.name, point, truths, allowed=allowed)
     if max(allowed) > SLOPE:
         yield from _slopes(low, point, truths)
-
-
-def _low(context, dtype, confirmed) -> Low:
-    problem = context.problem
-
-    def truth(values, dys):
-        # rounded arguments tie, and there plain may have another convention: then a confirmed rule is the truth
-        if context.truth is not None and (context.convention == "autodiff" or not confirmed):
-            return context.truth(values, dys)[1]
-        return context.rule(values, dys)[2]
-
-    # as most people run it; but what a key draws depends on the setting, and the truth draws with it on
-    leaves = jax.tree.leaves(problem.args)
-    keys = any(jnp.issubdtype(getattr(leaf, "dtype", int), jax.dtypes.prng_key) for leaf in leaves)
-    return Low(context, dtype, keys, quick_jit(problem.pullback(problem.f)), truth)
 
 
 def _refused(low, error) -> Check:

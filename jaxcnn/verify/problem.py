@@ -61,14 +61,10 @@ class Problem:
     def rebuild(self, values: Sequence) -> tuple:
         """The arguments with `values` in their places."""
         leaves, tree = jax.tree.flatten(self.args)
+        # float leaves that are not differentiated follow the dtype of those that are
+        leaves = [jnp.asarray(leaf, values[0].dtype) if is_floating(leaf) else leaf for leaf in leaves]
         for place, value in zip(self.places, values, strict=True):
             leaves[place] = value
-        # float leaves that are not differentiated follow the dtype of those that are
-        dtype = values[0].dtype
-        fixed = set(range(len(leaves))) - set(self.places)
-        leaves = [
-            jnp.asarray(leaf, dtype) if i in fixed and is_floating(leaf) else leaf for i, leaf in enumerate(leaves)
-        ]
         return jax.tree.unflatten(tree, leaves)
 
     def values(self, dtype, seed: int | None = None, away: bool = False) -> list[jax.Array]:

@@ -120,25 +120,6 @@ def explicit(op: Operation, hyper: dict, args, dy):
     return op.backward(residuals, dy, **hyper)
 
 
-def through(f: Callable, hyper: dict, args, dy):
-    """The gradients by `jax.vjp` of f: None for what has no gradient."""
-    floating = [i for i, a in enumerate(args) if is_floating(a)]
-
-    def of_floating(*values):
-        full = list(args)
-        for i, value in zip(floating, values, strict=True):
-            full[i] = value
-        return f(*full, **hyper)
-
-    found = dict(zip(floating, jax.vjp(of_floating, *(args[i] for i in floating))[1](dy), strict=True))
-    return tuple(found.get(i) for i in range(len(args)))
-
-
-def cast(args, dtype):
-    """The arguments with the floating ones as JAX arrays of `dtype`."""
-    return [jnp.asarray(a, dtype) if is_floating(a) else a for a in args]
-
-
 def without_rule(op: Operation) -> Callable:
     """The operation without its rule: the value of `op.forward`."""
     return lambda *args, **hyper: op.forward(*args, **hyper)[0]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 ORACLES = ("value", "reference", "autodiff", "differences", "explicit", "float64", "float32", "float16", "bfloat16")
+HEADINGS = ("check", "argument", "worst entry", "rule", "oracle", "error", "allowed", "verdict", "")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,16 @@ class Check:
         where = f", worst at {self.index}: {self.value:.6g}, not {self.truth:.6g}" if self.index is not None else ""
         error = f": relative error {self.error:.1e}, allowed {self.tolerance:.1e}" if self.tolerance else ""
         return f"{what}{error}{where}{': ' + self.note if self.note else ''}"
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """A row of the table, as HEADINGS says."""
+        entry, numbers = ("", "", ""), ("", "")
+        if self.index is not None:
+            entry = str(self.index), f"{self.value:.5g}", f"{self.truth:.5g}"
+        if not self.reason and self.tolerance > 0:
+            numbers = f"{self.error:.1e}", f"{self.tolerance:.1e}"
+        return self.oracle, self.argument, *entry, *numbers, self.verdict, self.reason or self.note
 
     def to_dict(self) -> dict[str, Any]:
         """JSON's values alone: None for what is not finite."""
@@ -101,29 +112,9 @@ class Report:
 
     def __str__(self):
         facts = "\n".join(f"{name}: {value}" for name, value in self.facts.items())
-        rows = [("check", "argument", "worst entry", "rule", "oracle", "error", "allowed", "verdict")]
-        notes = [""]
-        for c in self.checks:
-            numeric = not c.reason and c.tolerance > 0
-            entry = c.index is not None
-            rows.append(
-                (
-                    c.oracle,
-                    c.argument,
-                    str(c.index) if entry else "",
-                    f"{c.value:.5g}" if entry else "",
-                    f"{c.truth:.5g}" if entry else "",
-                    f"{c.error:.1e}" if numeric else "",
-                    f"{c.tolerance:.1e}" if numeric else "",
-                    c.verdict,
-                )
-            )
-            notes.append(c.reason or c.note)
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + "  " + note).rstrip()
-            for row, note in zip(rows, notes, strict=True)
-        ]
+        rows = [HEADINGS, *(check.cells for check in self.checks)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
+        lines = ["  ".join(map(str.ljust, row, [*widths, 0])).rstrip() for row in rows]
         return "\n".join([facts, "", lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:], "", self.verdict])
 
     def to_json(self) -> str:

@@ -62,62 +62,16 @@ def soak(count: int, seed: int = 0, on_report: Callable[[Report], None] = lambda
 
 def _cases(st):
     """A strategy of (operation, case): drawn geometries, or for an operation without any its cases with new values."""
-    size, pair = st.integers(1, 4), st.tuples(st.integers(1, 3), st.integers(1, 3))
-
-    def conv(draw):
-        kernel, stride, dilation = draw(st.tuples(size, size)), draw(pair), draw(pair)
-        groups, inside, outside = draw(st.sampled_from([1, 1, 2, 3])), draw(st.integers(1, 3)), draw(st.integers(1, 3))
-        pads = draw(st.tuples(*[st.tuples(st.integers(0, 3), st.integers(0, 3))] * 2))
-        extents = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
-        image = tuple(
-            max(1, extent - sum(pad)) + draw(st.integers(0, 5)) for extent, pad in zip(extents, pads, strict=True)
-        )
-        padding = draw(st.sampled_from([pads, pads, "SAME"]))
-        return conv_case(
-            (draw(st.integers(1, 3)), *image, groups * inside),
-            (*kernel, inside, groups * outside),
-            bias=draw(st.booleans()),
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            groups=groups,
-        )
-
-    def pooled(draw, kinds):
-        window = draw(st.tuples(size, size))
-        image = tuple(k + draw(st.integers(0, 4)) for k in window)
-        pads = tuple((draw(st.integers(0, k - 1)), draw(st.integers(0, k - 1))) for k in window)
-        # every window must cover an entry: the last one starts before the end
-        hyper = {"stride": draw(st.none() | pair), "padding": draw(st.sampled_from([pads, "SAME", "VALID"]))}
-        shape = (draw(st.integers(1, 2)), *image, draw(st.integers(1, 3)))
-        try:
-            return pool_case(shape, draw(st.sampled_from(kinds)), window_size=window, **hyper)
-        except InputError:
-            return pool_case(shape, draw(st.sampled_from(kinds)), window_size=window)
-
-    shapes = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple)
-    matrix = st.tuples(st.integers(1, 6), st.integers(2, 6))
+    size, shapes = st.integers(1, 4), st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple)
 
     def pointwise(kind):
         return shapes.map(lambda shape: Case((Draw(shape, kind),)))
 
-    def dense(sizes):
-        N, I, O, bias = sizes
-        return Case((Draw((N, I)), Draw((I, O)), Draw((O,)) if bias else None), terms=max(N, I, O))
-
-    def loss(kinds):
-        def case(drawn):
-            (N, K), kind, reduction = drawn
-            second = Draw((N,) if kind == "labels" else (N, K), kind, K)
-            return Case((Draw((N, K)), second), {"reduction": reduction}, N * K)
-
-        return st.tuples(matrix, st.sampled_from(kinds), st.sampled_from(["mean", "sum"])).map(case)
-
     drawn = {
-        "conv2d": st.composite(conv)(),
-        "max_pool2d": st.composite(pooled)(["apart", "tied"]),
-        "avg_pool2d": st.composite(pooled)(["normal"]),
-        "dense": st.tuples(size, size, size, st.booleans()).map(dense),
+        "conv2d": st.composite(_conv)(st),
+        "max_pool2d": st.composite(_pool)(st, ["apart", "tied"]),
+        "avg_pool2d": st.composite(_pool)(st, ["normal"]),
+        "dense": st.tuples(size, size, size, st.booleans()).map(_dense),
         "relu": pointwise("apart"),
         "sigmoid": pointwise("normal"),
         "tanh": pointwise("normal"),
@@ -126,9 +80,47 @@ def _cases(st):
         "dropout": st.tuples(shapes, st.sampled_from([0.0, 0.1, 0.5, 0.9])).map(
             lambda drawn: Case((Draw(drawn[0]), Draw(kind="key")), {"rate": drawn[1]})
         ),
-        "squared_error": loss(["normal"]),
-        "softmax_cross_entropy": loss(["labels", "probabilities", "normal"]),
+        "squared_error": st.composite(_loss)(st, ["normal"]),
+        "softmax_cross_entropy": st.composite(_loss)(st, ["labels", "probabilities", "normal"]),
     }
     return st.sampled_from(list(OPERATIONS)).flatmap(
         lambda name: st.tuples(st.just(name), drawn[name] if name in drawn else st.sampled_from(OPERATIONS[name].cases))
     )
+
+
+def _conv(draw, st):
+    size, pair = st.integers(1, 4), st.tuples(st.integers(1, 3), st.integers(1, 3))
+    kernel, stride, dilation = draw(st.tuples(size, size)), draw(pair), draw(pair)
+    groups, inside, outside = draw(st.sampled_from([1, 1, 2, 3])), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    pads = draw(st.tuples(*[st.tuples(st.integers(0, 3), st.integers(0, 3))] * 2))
+    extents = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    image = [max(1, e - sum(pad)) + draw(st.integers(0, 5)) for e, pad in zip(extents, pads, strict=True)]
+    padding = draw(st.sampled_from([pads, pads, "SAME"]))
+    hyper = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    x, weight = (draw(st.integers(1, 3)), *image, groups * inside), (*kernel, inside, groups * outside)
+    return conv_case(x, weight, bias=draw(st.booleans()), **hyper)
+
+
+def _pool(draw, st, kinds):
+    window = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    image = tuple(k + draw(st.integers(0, 4)) for k in window)
+    pads = tuple((draw(st.integers(0, k - 1)), draw(st.integers(0, k - 1))) for k in window)
+    # every window must cover an entry: the last one starts before the end
+    stride = draw(st.none() | st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    hyper = {"stride": stride, "padding": draw(st.sampled_from([pads, "SAME", "VALID"]))}
+    shape, kind = (draw(st.integers(1, 2)), *image, draw(st.integers(1, 3))), draw(st.sampled_from(kinds))
+    try:
+        return pool_case(shape, kind, window_size=window, **hyper)
+    except InputError:
+        return pool_case(shape, kind, window_size=window)
+
+
+def _dense(sizes):
+    N, I, O, bias = sizes
+    return Case((Draw((N, I)), Draw((I, O)), Draw((O,)) if bias else None), terms=max(N, I, O))
+
+
+def _loss(draw, st, kinds):
+    (N, K), kind = draw(st.tuples(st.integers(1, 6), st.integers(2, 6))), draw(st.sampled_from(kinds))
+    second = Draw((N,) if kind == "labels" else (N, K), kind, K)
+    return Case((Draw((N, K)), second), {"reduction": draw(st.sampled_from(["mean", "sum"]))}, N * K)
