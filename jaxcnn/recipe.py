@@ -84,13 +84,12 @@ class Recipe:
         ):  # fmt: skip
             value = getattr(self, field)
             _check(value in names, field, repr(value), f"one of {', '.join(names)}")
-        for field, kinds in (
-            ("name", str), ("published", str), ("data", str), ("normalize", bool), ("mirror", bool),
-            ("model", str | Layer | None),
-        ):  # fmt: skip
-            value = getattr(self, field)
-            words = getattr(kinds, "__name__", "the name of a model or a layer")
-            _check(isinstance(value, kinds), field, repr(value), f"of type {words}")
+        for field in ("name", "published", "data"):
+            _check(isinstance(getattr(self, field), str), field, repr(getattr(self, field)), "a string")
+        for field in ("normalize", "mirror"):
+            _check(isinstance(getattr(self, field), bool), field, repr(getattr(self, field)), "true or false")
+        known = self.model is None or isinstance(self.model, str | Layer)
+        _check(known, "model", repr(self.model), "the name of a model or a layer")
         _ = self.rates
 
     @property
@@ -145,10 +144,11 @@ class Recipe:
         return cls(**{**values, "model": spec_from_json(model) if isinstance(model, dict) else model})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values by name, None left out."""
+        """Plain values by name, without None and an empty name."""
         model = self.model
         values = vars(self) | {"model": _without_none(spec_to_json(model)) if isinstance(model, Layer) else model}
-        return {name: value for name, value in values.items() if value is not None}
+        empty = {name for name in ("name", "published") if not values[name]}
+        return {name: value for name, value in values.items() if value is not None and name not in empty}
 
     @classmethod
     def read(cls, path: Path | str) -> "Recipe":

@@ -17,12 +17,22 @@ from . import nets, numerics, operations, peers
 from .nets import NETS
 from .operations import OPERATION_NAMES
 from .peers import PEERS
-from .report import Result, markdown, slower_than_torch, text, wrong
+from .report import Measurements, markdown, slower_than_torch, text, wrong
 
-__all__ = ["NETS", "OPERATION_NAMES", "PEERS", "Result", "markdown", "run", "slower_than_torch", "text", "wrong"]
+__all__ = [
+    "NETS",
+    "OPERATION_NAMES",
+    "PEERS",
+    "Measurements",
+    "markdown",
+    "measure_all",
+    "slower_than_torch",
+    "text",
+    "wrong",
+]
 
 
-def run(
+def measure_all(
     net_names: Iterable[str] = (),
     op: str | None = None,
     *,
@@ -31,7 +41,7 @@ def run(
     exactness: bool = False,
     seconds: float = 2.0,
     report: Callable[[str], None] = lambda line: None,
-) -> Result:
+) -> Measurements:
     """Measure networks and operations.
 
     Args:

@@ -9,7 +9,7 @@ from typing import NoReturn
 from jaxcnn import files
 from jaxcnn.errors import InputError
 
-from . import NETS, OPERATION_NAMES, PEERS, run, text, wrong
+from . import NETS, OPERATION_NAMES, PEERS, measure_all, text, wrong
 
 DESCRIPTION = """\
 Time training steps or single operations beside jax.grad, PyTorch, Flax and Equinox.
@@ -49,7 +49,7 @@ def _measure(given: argparse.Namespace) -> int:
     if given.out is not None and not given.out.absolute().parent.is_dir():
         raise InputError(f"out is {str(given.out)!r}, which cannot be written: its folder must exist")
     names = [given.net] if given.net is not None else list(NETS) if given.op is None else []
-    result = run(
+    result = measure_all(
         names,
         given.op,
         peer_names=[name.strip() for name in given.peers.split(",") if name.strip()],

@@ -6,10 +6,10 @@ from typing import Any
 from .timing import Row
 
 MARK = 1.5  # an operation that takes longer than this many times PyTorch's time is marked
-Result = dict[str, Any]
+Measurements = dict[str, Any]
 
 
-def text(result: Result) -> str:
+def text(result: Measurements) -> str:
     """Every table of the result.
 
     >>> row = {"table": "residuals", "net": "lenet28", "batch": 128, "variant": "ours", "bytes": 10}
@@ -33,7 +33,7 @@ def text(result: Result) -> str:
     return "\n\n".join(parts)
 
 
-def markdown(result: Result) -> str:
+def markdown(result: Measurements) -> str:
     """Ours over each variant, for the step at batch 128: ratio of medians, quartiles of the rounds' ratios below it."""
     rows = [row for row in result["rows"] if row["table"] == "step" and row["batch"] == 128]
     precisions = list(dict.fromkeys(row["precision"] for row in rows))

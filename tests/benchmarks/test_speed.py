@@ -76,14 +76,14 @@ def test_an_option_that_does_not_exist_is_refused_in_a_sentence(capsys):
 def test_the_command_shows_writes_and_says_whether_ours_is_wrong(tmp_path, monkeypatch, capsys):
     asked = {}
 
-    def run(names, op, *, report, **keywords):
+    def measure_all(names, op, *, report, **keywords):
         asked.update(keywords, names=names, op=op)
         report("what comes next")
         rows = [{"table": "numerics", "net": "lenet28", "precision": "float32", "batch": 128, "variant": "ours"}]
         rows[0] |= {"error": 0.5, "passed": False}
         return {"device": "cpu", "cores": 2, "versions": {"jax": "1"}, "left_out": {}, "rows": rows}
 
-    monkeypatch.setattr("benchmarks.speed.__main__.run", run)
+    monkeypatch.setattr("benchmarks.speed.__main__.measure_all", measure_all)
     out = tmp_path / "result.json"
     assert main(["--net", "lenet28", "--peers", "torch, flax", "--growth", "--json", "--out", str(out)]) == 1
     shown, said = capsys.readouterr()
@@ -160,7 +160,7 @@ def test_peers_that_are_absent_are_named(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
         monkeypatch.delitem(sys.modules, f"benchmarks.peers.{name}_peer", raising=False)
     said = []
-    result = speed.run([], None, peer_names=["torch", "flax"], report=said.append)
+    result = speed.measure_all([], None, peer_names=["torch", "flax"], report=said.append)
     assert result["left_out"] == {"torch": "torch is not installed", "flax": "flax is not installed"}
     assert said == ["torch is left out: torch is not installed", "flax is left out: flax is not installed"]
     assert result["rows"] == []
