@@ -37,7 +37,7 @@ def correlate(x: jax.Array, weight: jax.Array, window: Window, groups: int) -> j
 
 
 def _correlation_by_onednn(window, groups, O):
-    """For less than 8 maps two columns in one pixel: 5x5 from 10x10x16 to 6 2.2 ms (3.4), 28x28x6 to 1 3.7 (4.7)."""
+    """For less than 8 maps two columns in one pixel, which is faster: docs/speed.md."""
     if groups == 1 and O < 8 and window.kernel[1] > 1 and window.output[1] > 1:
         return partial(_folded, _by_onednn, window, 2)
     return partial(_by_onednn, window, groups)
@@ -101,8 +101,8 @@ def _gradient(window, groups, I, O):
 def sum_over_positions(dy: jax.Array) -> jax.Array:
     """(O,): dy (N, P, Q, O) summed over the batch and the image.
 
-    On CPU a product with ones: at 28x28x32 and batch 128 it takes 0.8 ms, the sum 6.7, in two steps 1.4. By oneDNN it
-    is as fast and compiled in a third of the time.
+    On CPU a product with ones, which is faster than XLA's sum, in one step or two; by oneDNN it is as fast and sooner
+    compiled. Figures: docs/speed.md.
 
     >>> print(sum_over_positions(jnp.array([[[[1.0, 10.0]], [[2.0, 20.0]]]])))
     [ 3. 30.]
@@ -177,7 +177,7 @@ def _product(window, x, weight):
 
 
 def _shifted_products(window, groups, x, weight):
-    """Groups of one map on one side: sums over the taps, vectorised over the groups. XLA takes 50 times as long."""
+    """Groups of one map on one side: sums over the taps, vectorised over the groups; XLA is far slower."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     U, V, I, O = weight.shape
     weight = weight.astype(dtype).reshape(U, V, I, groups, O // groups).swapaxes(2, 3)
@@ -188,7 +188,7 @@ def _shifted_products(window, groups, x, weight):
 
 
 def _group_by_group(window, groups, x, weight):
-    """Half to a third of the time that XLA takes for the groups at once; a hundredth for the gradient of the kernel."""
+    """Faster than the groups at once, which XLA computes slowly, above all for the gradient of the kernel."""
     pairs = zip(jnp.split(x, groups, axis=3), jnp.split(weight, groups, axis=3), strict=True)
     return jnp.concatenate([correlate(*pair, window, 1) for pair in pairs], axis=3)
 
@@ -213,9 +213,8 @@ def _gradient_by_convolution(window, groups, x, dy):
 def _gradient_of_few_maps(window, x, dy):
     """One convolution with dy as it lies for its kernel: N is its height, P its width, and the columns are channels.
 
-    Only x is transposed, once for each column of the kernel. 2 cores, batch 128, milliseconds (otherwise): 28x28x1 to
-    32, 3x3 2.0 (3.7), 32x32x3 to 32, 3x3 5.8 (7.5), 28x28x1 to 20, 5x5 2.7 (3.2), 32x32x3 to 16, 3x3 5.6 (4.8), but
-    with no loop to compile; for 16x16x32 to 64, 3x3 26 (19).
+    Only x is transposed, once for each column of the kernel, and there is no loop to compile. With many maps in x that
+    costs more than it saves: docs/speed.md.
     """
     (U, V), (N, H, _, I), (_, _, Q, O) = window.kernel, x.shape, dy.shape
     (s, t), (d, e) = window.stride, window.dilation
@@ -245,8 +244,7 @@ def _gradient_in_volume(window, x, dy):
     """By oneDNN: x as one volume (H, W, I) with N channels, correlated with dy as a kernel (P, Q, 1).
 
     So its innermost product has I rows, as many as there are input maps, in place of V, the few columns of the kernel.
-    2 cores, batch 128, 3x3, milliseconds (otherwise; PyTorch): 32x32x16 to 16 12 (21; 6), 16x16x32 to 32 10 (14; 6),
-    8x8x64 to 64 7 (9; 6).
+    Figures: docs/speed.md.
     """
     (_, bottom), (_, right) = pads = window.dweight_padding
     seen = x[:, : x.shape[1] + min(bottom, 0), : x.shape[2] + min(right, 0)]
@@ -274,7 +272,7 @@ def _gradient_by_product(product, window, x, dy):
 
 
 def _sum_over_chunks(of_chunk, x, dy):
-    """Chunks of the batch so small that what is transposed stays in the cache: up to 40 % faster than at once."""
+    """Chunks of the batch so small that what is transposed stays in the cache, which is faster than at once."""
     chunks = _chunks(x, dy)
     if chunks == 1:
         return of_chunk(x, dy)
@@ -320,7 +318,7 @@ def _pads(window):
 def _chunks(x, dy):
     """Into how many chunks of 8 to 16 samples a batch is cut; 1 if there is no such divisor, or nothing to gain.
 
-    x and dy of 6 MiB or less are as fast at once, and each loop less saves a tenth of a second of compilation.
+    x and dy of 6 MiB or less are as fast at once, and a loop less is sooner compiled.
     """
     N = x.shape[0]
     if x.nbytes + dy.nbytes <= 6 * 2**20:

@@ -109,19 +109,7 @@ def columns_to_fold(window: Window, in_channels: int, out_channels: int) -> int:
 
     Folded until a pixel has 8 channels and the result 24: below that the matrix product inside XLA's convolution runs
     on thin vectors. Not beyond 64 channels, where the zeros cost more; and many maps are not folded for one or two.
-    2 cores, batch 128, milliseconds for T = 1, 2, 4, 8 (PyTorch, channels last), the last three on a busy machine:
-
-    ===========================  ====================  =======
-    28x28x1 to 6, 5x5            13.7, 6.7, 2.7, 2.5   (1.8)
-    28x28x1 to 32, 3x3           10.0, 6.3, 3.7, 6.0   (2.3)
-    32x32x3 to 32, 3x3           11.4, 7.1, 5.1, 7.8   (3.0)
-    14x14x6 to 16, 5x5            3.5, 1.6, 1.8, 3.2   (1.1)
-    10x10x16 to 6, 5x5, dx        8.0, 4.1, 3.8, 4.5   (3.2)
-    32x32x16 to 16, 3x3          30, 24, 39            (18)
-    28x28x6 to 1, 5x5, dx        21.1, 12.5, 6.0, 5.6  (11.7)
-    32x32x32 to 3, 3x3, dx       26.8, 20.3, 21.9, 31  (17.3)
-    28x28x32 to 1, 3x3, dx       11.3, 15.8, 19.0, 24  (15.1)
-    ===========================  ====================  =======
+    docs/speed.md has the times for each T that this was chosen by.
 
     >>> from jaxcnn.geometry import resolve
     >>> window = resolve("conv2d", (28, 28), (5, 5), padding=2)
@@ -140,15 +128,8 @@ def columns_to_fold(window: Window, in_channels: int, out_channels: int) -> int:
 def columns_to_fold_delta(window: Window, out_channels: int) -> int:
     """T for which the gradient of the kernel by XLA on CPU is fastest; 1 where folding does not help.
 
-    Folded until dy has 24 channels: below that the matrix product inside XLA's convolution has too few columns. 2
-    cores, batch 128 in chunks of 16, milliseconds for T = 1, 2, 4 (PyTorch):
-
-    ===========================  ===================  ======
-    28x28x1 to 6, 5x5             1.9,  1.2,  1.1     (1.0)
-    14x14x6 to 16, 5x5            1.5,  1.3,  2.0     (0.9)
-    32x32x16 to 16, 3x3          13.1, 11.2, 14.3     (3.4)
-    32x32x16 to 32, 3x3 stride 2  7.1, 10.7, 13.5     (2.6)
-    ===========================  ===================  ======
+    Folded until dy has 24 channels: below that the matrix product inside XLA's convolution has too few columns.
+    With a stride folding is slower. docs/speed.md has the times for each T.
 
     >>> from jaxcnn.geometry import resolve
     >>> window = resolve("conv2d", (28, 28), (5, 5), padding=2)

@@ -23,8 +23,7 @@ from ..geometry import Window
 class Phases:
     """The correlation of `original`, whose x is spread and whose stride is 1, as one of x itself.
 
-    2 cores, batch 128, dx with stride 2, milliseconds (the zeros multiplied too): from 16x16x32 to 32x32x16 3x3 5.9
-    (17), 5x5 10 (68), from 8x8x64 to 16x16x32 3x3 5.1 (6.3).
+    Faster than to multiply the zeros too, the more so the larger the kernel: docs/speed.md has the figures.
 
     >>> from jaxcnn.geometry import resolve
     >>> Phases(resolve("conv2d", (32, 32), (3, 3), stride=2, padding=1).backward).window.kernel

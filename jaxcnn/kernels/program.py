@@ -14,7 +14,7 @@ def materialized(*arrays: Any) -> Any:
 
     XLA on CPU fuses what leads to an array into every consumer and computes it again there, whole layers inside a
     transpose; it removes `lax.optimization_barrier` before it does so. The boundary of a function that it may not
-    inline stays. On 2 cores the step of cnn28, batch 128, took 88 ms without these boundaries and 55 ms with them.
+    inline stays; docs/speed.md has what it is worth.
 
     >>> print(materialized(jax.numpy.arange(3.0)))
     [0. 1. 2.]
@@ -35,7 +35,7 @@ OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 def compiler_options() -> dict[str, str]:
     """Options for the outermost `jax.jit` of a training step: {} where they do not help or are not known.
 
-    jaxlib 0.10 fuses convolutions on CPU with YNNPACK by default, which makes the gradient of the kernel 2 to 6 times
+    jaxlib 0.10 fuses convolutions on CPU with YNNPACK by default, which makes the gradient of the kernel several times
     slower; this turns it off.
 
     >>> step = jax.jit(lambda x: x + 1, compiler_options=compiler_options())
@@ -46,10 +46,10 @@ def compiler_options() -> dict[str, str]:
 
 
 def quick_jit(f: Callable, *, static_argnums: tuple[int, ...] = (), **options) -> Callable:
-    """`jax.jit` for what runs once or twice: compiled in a quarter to a third of the time, and slower to run.
+    """`jax.jit` for what runs once or twice: compiled much sooner, and slower to run.
 
     On CPU most of the time of compilation is that of LLVM and of XLA's newer emitters of fusions; to split a small
-    program for several threads costs a fifth more. `options` are further ones of XLA's, or replace these.
+    program for several threads costs more still. `options` are further ones of XLA's, or replace these.
 
     >>> print(quick_jit(lambda x: x + 1, xla_disable_hlo_passes="algsimp")(1))
     2
