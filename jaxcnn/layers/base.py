@@ -1,7 +1,7 @@
 """The protocol that every layer follows, a composite one too."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, cast
 
 import jax
@@ -192,7 +192,7 @@ class OperationLayer(Layer, abstract=True):
         names = self.op.arguments[1:]
         return dx, {name: grad for name, grad in zip(names, grads, strict=True) if grad is not None}
 
-    def _arrays(self, params):
+    def _arrays(self, params) -> Sequence[jax.Array | None]:
         """The operation's arrays after x; None for a bias that the layer has not."""
         names = self.op.arguments[1:]
         return [parameter(self, params, name) if getattr(self, name, True) else None for name in names]

@@ -6,12 +6,11 @@ from html import escape
 
 import numpy as np
 
-from .report import Report
+from .report import COLUMNS, Check, Report
 
 CELL = 14
 LARGEST = 4096  # entries of one map; larger arrays are shown in blocks, each by its worst entry
 COLOURS = {"ok": "#1a7f37", "FAILED": "#cf222e", "not checked": "#9a6700"}
-COLUMNS = ("check", "argument", "worst entry", "rule", "oracle", "error", "allowed", "verdict", "")
 STYLE = """
 body{font:14px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;color:#1f2328;background:#fff}
 table{border-collapse:collapse}th,td{text-align:left;padding:.2rem .8rem .2rem 0;border-bottom:1px solid #d1d9e0}
@@ -29,10 +28,7 @@ def page(report: Report) -> str:
     title = escape(str(report.facts.get("rule", "a backward rule")))
     colour = COLOURS["FAILED" if report.failed else "ok" if report.passed else "not checked"]
     facts = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in report.facts.items())
-    head = "".join(
-        f"<th>{c}</th>"
-        for c in ("check", "argument", "worst entry", "rule", "oracle", "error", "allowed", "verdict", "")
-    )
+    head = "".join(f"<th>{column}</th>" for column in (*COLUMNS, ""))
     rows = "".join(_row(check) for check in report.checks)
     maps = "".join(_map(name, oracle, *arrays) for (name, oracle), arrays in report.arrays.items())
     return (
@@ -42,12 +38,8 @@ def page(report: Report) -> str:
     )
 
 
-def _row(c):
-    numeric = not c.reason and c.tolerance > 0
-    cells = [c.oracle, c.argument]
-    cells += [str(c.index), f"{c.value:.5g}", f"{c.truth:.5g}"] if c.index is not None else ["", "", ""]
-    cells += [f"{c.error:.1e}", f"{c.tolerance:.1e}"] if numeric else ["", ""]
-    body = "".join(f'<td class="n">{escape(cell)}</td>' for cell in cells)
+def _row(c: Check):
+    body = "".join(f'<td class="n">{escape(cell)}</td>' for cell in c.cells[:-1])
     verdict = f'<td class="n" style="color:{COLOURS[c.verdict]}">{c.verdict}</td>'
     return f"<tr>{body}{verdict}<td>{escape(c.reason or c.note)}</td></tr>"
 

@@ -16,9 +16,8 @@ from ..layers import pool
 from ..losses import one_hot
 from ..operation import Operation
 from .cases import OPERATIONS, Case, find_operation
-from .engine import check
 from .problem import Problem
-from .registry import problem_of
+from .registry import check_problem, problem_of
 from .report import Report
 
 
@@ -289,16 +288,8 @@ class Outcome:
 def examine(mutant: Mutant, *, differences: bool = True, dtypes=("float64",)) -> Report:
     """Our report on a mutant."""
     problem, case = mutant.problem()
-    return check(
-        problem,
-        name=f"{mutant.op}: {mutant.fault}",
-        case=str(case),
-        kinks="autodiff",
-        differences=differences,
-        dtypes=dtypes,
-        terms=case.terms,
-        seed=mutant.case,
-    )
+    name = f"{mutant.op}: {mutant.fault}"
+    return check_problem(problem, case, mutant.case, name, differences=differences, dtypes=dtypes)
 
 
 def outcomes() -> Iterator[Outcome]:

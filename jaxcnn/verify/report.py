@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ..tables import aligned
+
+COLUMNS = ("check", "argument", "worst entry", "rule", "oracle", "error", "allowed", "verdict")
 ORACLES = ("value", "reference", "autodiff", "differences", "explicit", "float64", "float32", "float16", "bfloat16")
 
 
@@ -40,6 +43,14 @@ class Check:
     def verdict(self) -> str:
         """ "ok", "FAILED" or "not checked"."""
         return "not checked" if self.reason else "ok" if self.passed else "FAILED"
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What a report's table shows in COLUMNS."""
+        entry = ("", "", "") if self.index is None else (str(self.index), f"{self.value:.5g}", f"{self.truth:.5g}")
+        numeric = not self.reason and self.tolerance > 0
+        errors = (f"{self.error:.1e}", f"{self.tolerance:.1e}") if numeric else ("", "")
+        return (self.oracle, self.argument, *entry, *errors, self.verdict)
 
     def __str__(self):
         what = f"{self.op}({self.case}): {self.argument} against {self.oracle}".replace(":  against", ":")
@@ -101,30 +112,10 @@ class Report:
 
     def __str__(self):
         facts = "\n".join(f"{name}: {value}" for name, value in self.facts.items())
-        rows = [("check", "argument", "worst entry", "rule", "oracle", "error", "allowed", "verdict")]
-        notes = [""]
-        for c in self.checks:
-            numeric = not c.reason and c.tolerance > 0
-            entry = c.index is not None
-            rows.append(
-                (
-                    c.oracle,
-                    c.argument,
-                    str(c.index) if entry else "",
-                    f"{c.value:.5g}" if entry else "",
-                    f"{c.truth:.5g}" if entry else "",
-                    f"{c.error:.1e}" if numeric else "",
-                    f"{c.tolerance:.1e}" if numeric else "",
-                    c.verdict,
-                )
-            )
-            notes.append(c.reason or c.note)
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + "  " + note).rstrip()
-            for row, note in zip(rows, notes, strict=True)
-        ]
-        return "\n".join([facts, "", lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:], "", self.verdict])
+        head, *rows = aligned([COLUMNS, *(check.cells for check in self.checks)], left=range(len(COLUMNS)))
+        notes = [check.reason or check.note for check in self.checks]
+        lines = [f"{row}  {note}".rstrip() for row, note in zip(rows, notes, strict=True)]
+        return "\n".join([facts, "", head.rstrip(), "-" * len(head), *lines, "", self.verdict])
 
     def to_json(self) -> str:
         """One JSON object: passed, failed, verdict, the facts and every check."""
