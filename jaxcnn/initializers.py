@@ -8,7 +8,7 @@ for each map. The same key draws the same weights. The dtype is JAX's default fl
 import jax
 import numpy as np
 
-from .errors import InputError
+from .errors import find
 
 Fan = float | np.ndarray
 
@@ -104,6 +104,4 @@ def initialize(name: str, key: jax.Array, shape: tuple[int, ...], fan_in: Fan, f
     >>> initialize("he_normal", jax.random.key(0), (5, 2), 5, 2).shape
     (5, 2)
     """
-    if name not in INITIALIZERS:
-        raise InputError(f"initializer is {name!r} but must be one of {', '.join(INITIALIZERS)}")
-    return INITIALIZERS[name](key, shape, fan_in, fan_out)
+    return find("initializer", name, INITIALIZERS)(key, shape, fan_in, fan_out)

@@ -221,11 +221,11 @@ class Conv2d(OperationLayer):
 
 
 def _check_connections(connections, out_channels, groups):
-    well_formed = isinstance(connections, tuple) and all(
-        isinstance(maps, tuple) and maps and all(isinstance(i, int) and i >= 0 for i in maps)
-        and len(set(maps)) == len(maps)
-        for maps in connections
-    )  # fmt: skip
+    def distinct(maps):
+        numbers = isinstance(maps, tuple) and all(isinstance(i, int) and i >= 0 for i in maps)
+        return numbers and 0 < len(set(maps)) == len(maps)
+
+    well_formed = isinstance(connections, tuple) and all(map(distinct, connections))
     if not well_formed or len(connections) != out_channels:
         raise InputError(
             f"conv2d: connections is {connections!r} but must be a tuple with one tuple of distinct input maps, at "

@@ -178,11 +178,9 @@ def table(checks: Iterable[Check]) -> str:
         cells = ["" if row is None else f"{row.error:.1e}" for row in mine]
         held = [check.passed for check in properties if check.op == op]
         cells += [f"{sum(held)}/{len(held)}"] * bool(properties)
-        all_of_op = [check for check in checks if check.op == op]
-        cases = len({check.case for check in all_of_op})
-        verdict = "ok" if all(c.passed for c in all_of_op) else "FAILED"
-        if verdict == "FAILED" and not any(c.verdict == "FAILED" for c in all_of_op):
-            verdict = "not all checked"
+        of_op = Report(tuple(check for check in checks if check.op == op))
+        cases = len({check.case for check in of_op.checks})
+        verdict = "ok" if of_op.passed else "FAILED" if of_op.failed else "not all checked"
         lines.append(f"{op:22} {cases:5} {_columns(cells, widths)}  {verdict}")
     return "\n".join(lines + [f"{c.verdict}  {c}" for c in checks if not c.passed])
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import InputError
+from ..errors import find
 from ..layers.activation import ReLU, ScaledTanh, Sigmoid, Tanh
 from ..layers.base import Shape
 from ..layers.combine_maps import CombineMaps
@@ -150,6 +150,4 @@ def find_model(name: str) -> Model:
     >>> find_model("lenet28").build(10).output_shape((28, 28, 1))
     (10,)
     """
-    if name not in MODELS:
-        raise InputError(f"model is {name!r} but must be one of {', '.join(MODELS)}")
-    return MODELS[name]
+    return find("model", name, MODELS)
