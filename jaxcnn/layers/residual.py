@@ -55,7 +55,7 @@ class Residual(Layer):
 
     def backward_with_deltas(self, residuals, dy):
         dx, grads, deltas = {"shortcut": dy}, {}, {}
-        for name, layer in self.children().items():
+        for name, layer, _ in self._branches(None):
             dx[name], grads[name], inner = layer.backward_with_deltas(residuals[name], dy)
             deltas |= {name: dy} | {f"{name}/{inner_name}": delta for inner_name, delta in inner.items()}
         return dx["body"] + dx["shortcut"], without_empty(grads), deltas  # (2)

@@ -15,13 +15,12 @@ from ..losses import Loss
 from ..operation import Operation
 from ..training import gradients
 from .cases import Case, Entry, find_operation
-from .engine import check
+from .engine import TRANSFORMATIONS, check
 from .problem import Problem, is_floating
 from .report import Check, Report
 from .tolerances import relative_error
 
 MOST = 5  # cases of one operation: seconds on 2 cores; the test suite runs all of them
-TRANSFORMATIONS = ("jit", "vmap", "scan", "grad of grad")
 
 
 def check_operations(names: Iterable[str], *, thorough: bool = False) -> Iterator[list[Check]]:
