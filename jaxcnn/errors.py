@@ -1,9 +1,14 @@
 """The one exception for input that cannot be used, and the checks of array arguments that raise it."""
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 import jax.numpy as jnp
 import numpy as np
 
 __all__ = ["InputError"]
+
+T = TypeVar("T")
 
 
 class InputError(ValueError):
@@ -67,3 +72,15 @@ def check_count(op: str, name: str, value) -> None:
     """
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
         raise InputError(f"{op}: {name} is {value!r} but must be an int of at least 1")
+
+
+def find(what: str, name: str, known: Mapping[str, T]) -> T:
+    """What is called `name` in a table.
+
+    >>> find("reduction", "max", {"mean": 0, "sum": 1})
+    Traceback (most recent call last):
+    jaxcnn.errors.InputError: reduction is 'max' but must be one of mean, sum
+    """
+    if name not in known:
+        raise InputError(f"{what} is {name!r} but must be one of {', '.join(known)}")
+    return known[name]

@@ -63,19 +63,12 @@ class Window:
     @property
     def dx_padding(self) -> Pads:
         """Padding of the strided dy that, correlated with rot180 of the kernel, gives dx, (4)."""
-        return self._per_axis(
-            lambda n, k, s, pad, d: (d * (k - 1) - pad[0], n + pad[0] - s * (_output_size(n, k, s, pad, d) - 1) - 1)
-        )
+        return self._per_axis(lambda n, k, s, pad, d: (d * (k - 1) - pad[0], n + pad[0] - _reach(n, k, s, pad, d)))
 
     @property
     def dweight_padding(self) -> Pads:
         """Padding of x that, correlated with dy dilated by the stride, gives the gradient of the kernel, (5)."""
-        return self._per_axis(
-            lambda n, k, s, pad, d: (
-                pad[0],
-                s * (_output_size(n, k, s, pad, d) - 1) + 1 + d * (k - 1) - n - pad[0],
-            )
-        )
+        return self._per_axis(lambda n, k, s, pad, d: (pad[0], _reach(n, k, s, pad, d) + d * (k - 1) - n - pad[0]))
 
     @property
     def taps(self) -> Iterator[Pair]:
@@ -177,6 +170,11 @@ def resolve_pool(
 
 def _output_size(n: int, k: int, s: int, pad: Pair, d: int) -> int:
     return (n + sum(pad) - (d * (k - 1) + 1)) // s + 1  # (1)
+
+
+def _reach(n: int, k: int, s: int, pad: Pair, d: int) -> int:
+    """From the first tap of the first window to the first tap of the last one, both counted: s (p - 1) + 1."""
+    return s * (_output_size(n, k, s, pad, d) - 1) + 1
 
 
 def pair(op: str, name: str, value: int | Pair) -> Pair:

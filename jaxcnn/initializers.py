@@ -8,7 +8,7 @@ for each map. The same key draws the same weights. The dtype is JAX's default fl
 import jax
 import numpy as np
 
-from .errors import InputError
+from .errors import find
 
 Fan = float | np.ndarray
 
@@ -36,7 +36,6 @@ def glorot_normal(key: jax.Array, shape: tuple[int, ...], fan_in: Fan, fan_out: 
 
 def he_uniform(key: jax.Array, shape: tuple[int, ...], fan_in: Fan, fan_out: Fan) -> jax.Array:
     """U(-a, a) with a = sqrt(6 / fan_in), of `he_normal`'s variance: for ReLU units."""
-    del fan_out
     return _uniform(key, shape, np.sqrt(6 / fan_in))
 
 
@@ -48,13 +47,11 @@ def he_normal(key: jax.Array, shape: tuple[int, ...], fan_in: Fan, fan_out: Fan)
     >>> he_normal(jax.random.key(0), (3, 3, 4, 8), 36, 72).shape
     (3, 3, 4, 8)
     """
-    del fan_out
     return _normal(key, shape, np.sqrt(2 / fan_in))
 
 
 def lecun_uniform(key: jax.Array, shape: tuple[int, ...], fan_in: Fan, fan_out: Fan) -> jax.Array:
     """U(-a, a) with a = sqrt(3 / fan_in), of `lecun_normal`'s variance: for units of slope one, scaled tanh."""
-    del fan_out
     return _uniform(key, shape, np.sqrt(3 / fan_in))
 
 
@@ -63,7 +60,6 @@ def lecun_normal(key: jax.Array, shape: tuple[int, ...], fan_in: Fan, fan_out: F
 
     LeCun, Bottou, Orr & Müller, *Efficient backprop* (1998), eq. 16.
     """
-    del fan_out
     return _normal(key, shape, np.sqrt(1 / fan_in))
 
 
@@ -72,7 +68,6 @@ def lenet_uniform(key: jax.Array, shape: tuple[int, ...], fan_in: Fan, fan_out: 
 
     LeCun, Bottou, Bengio & Haffner, *Gradient-based learning applied to document recognition* (1998), appendix A.
     """
-    del fan_out
     return _uniform(key, shape, 2.4 / fan_in)
 
 
@@ -81,7 +76,6 @@ def normal(key: jax.Array, shape: tuple[int, ...], fan_in: Fan, fan_out: Fan) ->
 
     Krizhevsky, Sutskever & Hinton, *ImageNet classification with deep convolutional neural networks* (2012), sect. 5.
     """
-    del fan_in, fan_out
     return _normal(key, shape, 0.01)
 
 
@@ -110,6 +104,4 @@ def initialize(name: str, key: jax.Array, shape: tuple[int, ...], fan_in: Fan, f
     >>> initialize("he_normal", jax.random.key(0), (5, 2), 5, 2).shape
     (5, 2)
     """
-    if name not in INITIALIZERS:
-        raise InputError(f"initializer is {name!r} but must be one of {', '.join(INITIALIZERS)}")
-    return INITIALIZERS[name](key, shape, fan_in, fan_out)
+    return find("initializer", name, INITIALIZERS)(key, shape, fan_in, fan_out)

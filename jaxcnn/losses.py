@@ -13,12 +13,13 @@ Loops: reference/losses.py. Tests: tests/test_losses.py.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from .errors import InputError, check_floating, check_shape
-from .operation import operation
+from .operation import Operation, operation
 
 __all__ = ["Loss", "SoftmaxCrossEntropy", "SquaredError", "one_hot", "softmax_cross_entropy", "squared_error"]
 
@@ -140,6 +141,7 @@ def _divisor(op, reduction, outputs):
 class Loss:
     """A loss spec: static facts, for integer labels (N,) or the operation's own targets."""
 
+    op: ClassVar[Operation]
     reduction: str = "mean"
 
     def mean(self, E, count: int):
@@ -148,29 +150,25 @@ class Loss:
 
     def apply(self, outputs, labels) -> jax.Array:
         """The loss; its derivative under `jax.grad` is the hand-written rule."""
-        raise NotImplementedError
+        return self.op(outputs, self._targets(outputs, labels), reduction=self.reduction)
 
     def forward(self, outputs, labels):
         """The loss and what `backward` needs; plain JAX with no rule attached."""
-        raise NotImplementedError
+        return self.op.forward(outputs, self._targets(outputs, labels), reduction=self.reduction)
 
     def backward(self, residuals, dy=1.0) -> jax.Array:
         """dE/d(outputs), from which the network's `backward` starts."""
-        raise NotImplementedError
+        return self.op.backward(residuals, dy, reduction=self.reduction)[0]
+
+    def _targets(self, outputs, labels):
+        return labels
 
 
 @dataclass(frozen=True)
 class SoftmaxCrossEntropy(Loss):
     """Spec of `softmax_cross_entropy`."""
 
-    def apply(self, outputs, labels):
-        return softmax_cross_entropy(outputs, labels, reduction=self.reduction)
-
-    def forward(self, outputs, labels):
-        return softmax_cross_entropy.forward(outputs, labels, reduction=self.reduction)
-
-    def backward(self, residuals, dy=1.0):
-        return softmax_cross_entropy.backward(residuals, dy, reduction=self.reduction)[0]
+    op = softmax_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -182,18 +180,11 @@ class SquaredError(Loss):
 
     low: float = 0.0
 
+    op = squared_error
+
     def __post_init__(self):
         if not (isinstance(self.low, int | float) and -math.inf < self.low < 1):
             raise InputError(f"SquaredError: low is {self.low!r} but must be a finite number below 1")
-
-    def apply(self, outputs, labels):
-        return squared_error(outputs, self._targets(outputs, labels), reduction=self.reduction)
-
-    def forward(self, outputs, labels):
-        return squared_error.forward(outputs, self._targets(outputs, labels), reduction=self.reduction)
-
-    def backward(self, residuals, dy=1.0):
-        return squared_error.backward(residuals, dy, reduction=self.reduction)[0]
 
     def _targets(self, outputs, labels):
         return one_hot(labels, outputs.shape[1], outputs.dtype, low=self.low) if _are_integers(labels) else labels

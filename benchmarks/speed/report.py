@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from jaxcnn.tables import aligned
+
 from .timing import Row
 
 MARK = 1.5  # an operation that takes longer than this many times PyTorch's time is marked
@@ -192,10 +194,6 @@ def _error(row):
 
 def _aligned(head, lines):
     """Columns: text to the left, numbers to the right."""
-    widths = [max(len(line[i]) for line in (head, *lines)) for i in range(len(head))]
-    left = [name in _TEXTS for name in head]
-    shown = [
-        "  ".join(c.ljust(w) if to_left else c.rjust(w) for c, w, to_left in zip(line, widths, left, strict=True))
-        for line in (head, *lines)
-    ]
+    left = [i for i, name in enumerate(head) if name in _TEXTS]
+    shown = aligned([head, *lines], left)
     return "\n".join(line.rstrip() for line in (shown[0], "-" * len(shown[0]), *shown[1:]))

@@ -11,8 +11,7 @@ from rich.text import Text
 
 from ..experiment import DIAGNOSED, precision
 from ..inspect.diagnosis import diagnose
-from ..store.runs import load_run
-from .show import JsonOption, as_text, data_for, severe, to_console
+from .show import JsonOption, as_text, opened, severe, to_console
 
 
 def diagnose_command(
@@ -32,8 +31,7 @@ def diagnose_command(
     * jaxcnn diagnose runs/digits-0001 --json
     """
     console = to_console(as_json)
-    saved = load_run(run)
-    dataset = data_for(saved, run, data)
+    saved, dataset = opened(run, data)
     network, dtype = saved.checkpoint.network, saved.recipe.dtype
     with precision(dtype):
         images = jnp.asarray(saved.normalization(dataset.train_images[:DIAGNOSED]), jnp.dtype(dtype))

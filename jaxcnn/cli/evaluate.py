@@ -9,9 +9,8 @@ import typer
 from rich.text import Text
 
 from ..experiment import make_loss, precision
-from ..store.runs import load_run
 from ..training import evaluate
-from .show import JsonOption, as_text, data_for, measures, show_evaluation, to_console
+from .show import JsonOption, as_text, measures, opened, show_evaluation, to_console
 
 
 def evaluate_command(
@@ -28,8 +27,7 @@ def evaluate_command(
     * jaxcnn evaluate runs/digits-0001 --json
     """
     console = to_console(as_json)
-    saved = load_run(run)
-    dataset = data_for(saved, run, data)
+    saved, dataset = opened(run, data)
     network, dtype = saved.checkpoint.network, saved.recipe.dtype
     with precision(dtype):
         images = jnp.asarray(saved.normalization(dataset.test_images), jnp.dtype(dtype))

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..errors import InputError
 from ..inspect import plots
 from ..inspect.diagnosis import Diagnosis
 from ..layers.base import Layer
-from ..store.runs import Saved
+from ..store.runs import Saved, load_run
 from ..training import Evaluation
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
@@ -44,19 +45,20 @@ def stop(sentence: Any) -> NoReturn:
     raise typer.Exit(1)
 
 
-def data_for(saved: Saved, run: Any, source: str | None) -> Dataset:
-    """The run's own data set, or another of the same shape.
+def opened(run: Path, source: str | None) -> tuple[Saved, Dataset]:
+    """A run, and its own data set or another of the same shape.
 
     Raises:
-        InputError: the data cannot be read or has images of another shape.
+        InputError: the run or the data cannot be read, or has images of another shape.
     """
+    saved = load_run(run)
     dataset = load_dataset(saved.recipe.data if source is None else source)
     if dataset.in_shape != saved.image_shape:
         raise InputError(
             f"{dataset.name} has images of shape {dataset.in_shape} but the network of {run} was trained on "
             f"{saved.image_shape}; they must be the same"
         )
-    return dataset
+    return saved, dataset
 
 
 def severe(network: Layer, found: tuple[Diagnosis, ...]) -> list[Diagnosis]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ..layers.base import Layer, Shape
 from ..layers.sequential import Sequential
+from ..tables import aligned
 
 __all__ = ["Summary", "describe", "summary"]
 
@@ -50,11 +51,7 @@ class Summary:
             for row in (*self.rows, self.total)
         ]
         cells.insert(0, ("input", _product(self.in_shape), "", "", ""))
-        widths = [max(len(row[i]) for row in (head, *cells)) for i in range(len(head))]
-        lines = [
-            "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
-            for row in (head, *cells)
-        ]
+        lines = aligned([head, *cells], left={0})
         rule = "-" * len(lines[0])
         return "\n".join(line.rstrip() for line in (lines[0], rule, *lines[1:-1], rule, lines[-1]))
 

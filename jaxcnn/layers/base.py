@@ -1,7 +1,7 @@
 """The protocol that every layer follows, a composite one too."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, cast
 
 import jax
@@ -62,7 +62,6 @@ class Layer:
 
     def init(self, key: jax.Array, in_shape: Shape) -> Params:
         """Random parameters for inputs of shape `in_shape`; `{}` where there is nothing to learn."""
-        del key, in_shape
         return {}
 
     def apply(self, params: Params, x: jax.Array, *, train: bool = False, key: jax.Array | None = None) -> jax.Array:
@@ -170,10 +169,12 @@ def parameter(layer: Layer, params: Params, name: str) -> jax.Array:
     return params[name]
 
 
-class FixedLayer(Layer, abstract=True):
-    """A layer without parameters: its operation, the fields its keyword arguments."""
+class OperationLayer(Layer, abstract=True):
+    """A layer that is one operation of x and its parameters, which have the names of the operation's arguments."""
 
     op: ClassVar[Operation]
+    static: ClassVar[tuple[str, ...]] = ()
+    """The fields that are keyword arguments of the operation."""
 
     def __init_subclass__(cls, abstract: bool = False, **keywords):
         if not abstract and not isinstance(op := getattr(cls, "op", None), Operation):
@@ -181,11 +182,50 @@ class FixedLayer(Layer, abstract=True):
         super().__init_subclass__(abstract, **keywords)
 
     def apply(self, params, x, *, train=False, key=None):
-        return self.op(x, **vars(self))
+        return self.op(x, *self._arrays(params), **self._hyper)
 
     def forward(self, params, x, *, train=False, key=None):
-        return self.op.forward(x, **vars(self))
+        return self.op.forward(x, *self._arrays(params), **self._hyper)
 
     def backward(self, residuals, dy):
-        (dx,) = self.op.backward(residuals, dy, **vars(self))
-        return dx, {}
+        dx, *grads = self.op.backward(residuals, dy, **self._hyper)
+        names = self.op.arguments[1:]
+        return dx, {name: grad for name, grad in zip(names, grads, strict=True) if grad is not None}
+
+    def _arrays(self, params) -> Sequence[jax.Array | None]:
+        """The operation's arrays after x; None for a bias that the layer has not."""
+        names = self.op.arguments[1:]
+        return [parameter(self, params, name) if getattr(self, name, True) else None for name in names]
+
+    @property
+    def _hyper(self):
+        return {name: getattr(self, name) for name in self.static}
+
+
+class FixedLayer(OperationLayer, abstract=True):
+    """A layer without parameters: its operation, the fields its keyword arguments."""
+
+    def _arrays(self, params):
+        return ()
+
+    @property
+    def _hyper(self):
+        return vars(self)
+
+
+def check_image(op: str, in_shape: Shape) -> None:
+    """Refuse a shape that is not that of an image."""
+    if len(in_shape) != 3:
+        raise InputError(f"{op}: the input has shape {in_shape} but must have shape (height, width, channels)")
+
+
+def required(op: str, key: jax.Array | None) -> jax.Array:
+    """The key of a layer that draws in training."""
+    if key is None:
+        raise InputError(f"{op}: key is None but must be a key of jax.random.key when train is True")
+    return key
+
+
+def without_empty(tree: dict[str, Any]) -> dict[str, Any]:
+    """The trees by name, those left out in which there is nothing."""
+    return {name: value for name, value in tree.items() if value}

@@ -25,7 +25,7 @@ from ..geometry import Pair, pair
 from ..initializers import initialize
 from ..kernels import sum_over_positions
 from ..operation import operation
-from .base import Layer, parameter
+from .base import OperationLayer, check_image, parameter
 from .conv import conv2d
 from .sparsity import entropy_penalty
 
@@ -91,7 +91,7 @@ def _(residuals, dy):
 
 
 @dataclass(frozen=True)
-class CombineMaps(Layer):
+class CombineMaps(OperationLayer):
     """Spec of `combine_maps` with `out_channels` output maps.
 
     `entropy` times the entropy of alpha is added to the loss in training: above 0 it makes alpha sparse [B11].
@@ -105,6 +105,8 @@ class CombineMaps(Layer):
     initializer: str = "he_normal"
     entropy: float = 0.0
 
+    op = combine_maps
+
     def __post_init__(self):
         check_count("combine_maps", "out_channels", self.out_channels)
         pair("combine_maps", "kernel_size", self.kernel_size)
@@ -112,26 +114,13 @@ class CombineMaps(Layer):
             raise InputError(f"combine_maps: entropy is {self.entropy!r} but must be a finite number of at least 0")
 
     def init(self, key, in_shape):
-        if len(in_shape) != 3:
-            raise InputError(
-                f"combine_maps: the input has shape {in_shape} but must have shape (height, width, channels)"
-            )
+        check_image("combine_maps", in_shape)
         U, V = pair("combine_maps", "kernel_size", self.kernel_size)
         kernels_key, c_key = jax.random.split(key)
         # a kernel has one map on either side; c is random, else all output maps would be the same
         kernels = initialize(self.initializer, kernels_key, (U, V, in_shape[2]), U * V, U * V)
         c = jax.random.normal(c_key, (in_shape[2], self.out_channels))
         return {"kernels": kernels, "c": c, "bias": jnp.zeros(self.out_channels)}
-
-    def apply(self, params, x, *, train=False, key=None):
-        return combine_maps(x, *self._arrays(params))
-
-    def forward(self, params, x, *, train=False, key=None):
-        return combine_maps.forward(x, *self._arrays(params))
-
-    def backward(self, residuals, dy):
-        dx, dkernels, dc, dbias = combine_maps.backward(residuals, dy)
-        return dx, {"kernels": dkernels, "c": dc, "bias": dbias}
 
     def penalty(self, params):
         if not self.entropy:
@@ -144,6 +133,3 @@ class CombineMaps(Layer):
         U, V = pair("combine_maps", "kernel_size", self.kernel_size)
         P, Q, J = self.output_shape(in_shape)
         return P * Q * in_shape[2] * (U * V + J)
-
-    def _arrays(self, params):
-        return [parameter(self, params, name) for name in ("kernels", "c", "bias")]

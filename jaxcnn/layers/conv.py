@@ -22,7 +22,7 @@ from ..geometry import Padding, Pair, pair, resolve
 from ..initializers import initialize
 from ..kernels import correlate, kernel_gradient, materialized, sum_over_positions
 from ..operation import operation
-from .base import Layer, parameter
+from .base import OperationLayer, check_image, parameter
 
 __all__ = ["LENET5_C3", "Conv2d", "conv2d"]
 
@@ -130,7 +130,7 @@ LENET5_C3: Connections = (
 
 
 @dataclass(frozen=True)
-class Conv2d(Layer):
+class Conv2d(OperationLayer):
     """Spec of a convolution with `out_channels` kernels; most other fields are the arguments of `conv2d`.
 
     `connections` restricts the inputs [F2]: for each output map the input maps M_o that it sees, all unless given. The
@@ -154,6 +154,8 @@ class Conv2d(Layer):
     initializer: str = "he_normal"
     connections: Connections | None = None
 
+    op, static = conv2d, ("stride", "padding", "dilation", "groups")
+
     def __post_init__(self):
         check_count("conv2d", "out_channels", self.out_channels)
         check_count("conv2d", "groups", self.groups)
@@ -162,8 +164,7 @@ class Conv2d(Layer):
             _check_connections(self.connections, self.out_channels, self.groups)
 
     def init(self, key, in_shape):
-        if len(in_shape) != 3:
-            raise InputError(f"conv2d: the input has shape {in_shape} but must have shape (height, width, channels)")
+        check_image("conv2d", in_shape)
         _check_groups(self.groups, in_shape[2], self.out_channels)
         U, V = pair("conv2d", "kernel_size", self.kernel_size)
         shape = (U, V, in_shape[2] // self.groups, self.out_channels)
@@ -175,16 +176,9 @@ class Conv2d(Layer):
         weight = self._cut(initialize(self.initializer, key, shape, fan_in, fan_out))
         return {"weight": weight, "bias": jnp.zeros(self.out_channels)} if self.bias else {"weight": weight}
 
-    def apply(self, params, x, *, train=False, key=None):
-        return conv2d(x, *self._arrays(params), **self._hyper)
-
-    def forward(self, params, x, *, train=False, key=None):
-        return conv2d.forward(x, *self._arrays(params), **self._hyper)
-
     def backward(self, residuals, dy):
-        dx, dweight, dbias = conv2d.backward(residuals, dy, **self._hyper)
-        dweight = self._cut(dweight)
-        return dx, {"weight": dweight, "bias": dbias} if self.bias else {"weight": dweight}
+        dx, grads = super().backward(residuals, dy)
+        return dx, grads | {"weight": self._cut(grads["weight"])}
 
     def parameter_count(self, params):
         cut = 0
@@ -199,13 +193,9 @@ class Conv2d(Layer):
         seen = O * (in_shape[2] // self.groups) if self.connections is None else sum(map(len, self.connections))
         return P * Q * U * V * seen
 
-    @property
-    def _hyper(self):
-        return {"stride": self.stride, "padding": self.padding, "dilation": self.dilation, "groups": self.groups}
-
     def _arrays(self, params):
         weight = self._cut(parameter(self, params, "weight"))
-        return weight, parameter(self, params, "bias") if self.bias else None
+        return weight, super()._arrays(params)[1]
 
     def _cut(self, weight):
         """`weight`, or its gradient, with zeros for the cut connections."""
@@ -231,11 +221,11 @@ class Conv2d(Layer):
 
 
 def _check_connections(connections, out_channels, groups):
-    well_formed = isinstance(connections, tuple) and all(
-        isinstance(maps, tuple) and maps and all(isinstance(i, int) and i >= 0 for i in maps)
-        and len(set(maps)) == len(maps)
-        for maps in connections
-    )  # fmt: skip
+    def distinct(maps):
+        numbers = isinstance(maps, tuple) and all(isinstance(i, int) and i >= 0 for i in maps)
+        return numbers and 0 < len(set(maps)) == len(maps)
+
+    well_formed = isinstance(connections, tuple) and all(map(distinct, connections))
     if not well_formed or len(connections) != out_channels:
         raise InputError(
             f"conv2d: connections is {connections!r} but must be a tuple with one tuple of distinct input maps, at "

@@ -18,7 +18,7 @@ from ..errors import InputError, check_count, check_floating, check_shape
 from ..initializers import initialize
 from ..kernels import materialized
 from ..operation import operation
-from .base import Layer, parameter
+from .base import OperationLayer
 
 __all__ = ["Dense", "dense"]
 
@@ -72,7 +72,7 @@ def _(residuals, dy):
 
 
 @dataclass(frozen=True)
-class Dense(Layer):
+class Dense(OperationLayer):
     """Spec of a fully connected layer with `out_features` units.
 
     >>> Dense(10).output_shape((64,))
@@ -82,6 +82,8 @@ class Dense(Layer):
     out_features: int
     bias: bool = True
     initializer: str = "he_normal"
+
+    op = dense
 
     def __post_init__(self):
         check_count("dense", "out_features", self.out_features)
@@ -93,18 +95,5 @@ class Dense(Layer):
         weight = initialize(self.initializer, key, (fan_in, fan_out), fan_in, fan_out)
         return {"weight": weight, "bias": jnp.zeros(fan_out)} if self.bias else {"weight": weight}
 
-    def apply(self, params, x, *, train=False, key=None):
-        return dense(x, *self._arrays(params))
-
-    def forward(self, params, x, *, train=False, key=None):
-        return dense.forward(x, *self._arrays(params))
-
-    def backward(self, residuals, dy):
-        dx, dweight, dbias = dense.backward(residuals, dy)
-        return dx, {"weight": dweight, "bias": dbias} if self.bias else {"weight": dweight}
-
     def multiply_adds(self, in_shape):
         return in_shape[0] * self.out_features
-
-    def _arrays(self, params):
-        return parameter(self, params, "weight"), parameter(self, params, "bias") if self.bias else None

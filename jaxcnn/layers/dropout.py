@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from ..errors import InputError, check_floating, check_shape
 from ..operation import operation
-from .base import Layer
+from .base import Layer, required
 
 __all__ = ["Dropout", "dropout"]
 
@@ -73,15 +73,10 @@ class Dropout(Layer):
         _check_rate(self.rate)
 
     def apply(self, params, x, *, train=False, key=None):
-        return dropout(x, self._required(key), rate=self.rate) if train else x
+        return dropout(x, required("dropout", key), rate=self.rate) if train else x
 
     def forward(self, params, x, *, train=False, key=None):
-        return dropout.forward(x, self._required(key), rate=self.rate) if train else (x, None)
+        return dropout.forward(x, required("dropout", key), rate=self.rate) if train else (x, None)
 
     def backward(self, residuals, dy):
         return (dy if residuals is None else dropout.backward(residuals, dy, rate=self.rate)[0]), {}
-
-    def _required(self, key):
-        if key is None:
-            raise InputError("dropout: key is None but must be a key of jax.random.key when train is True")
-        return key

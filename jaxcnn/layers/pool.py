@@ -204,36 +204,34 @@ def _inside(window, position):
 
 
 @dataclass(frozen=True)
-class MaxPool2d(FixedLayer):
+class PaddedPool(FixedLayer, abstract=True):
+    """What the specs of pooling with padding have in common."""
+
+    window_size: int | Pair
+    stride: int | Pair | None = None
+    padding: Padding = 0
+
+    def __post_init__(self):
+        pair(self.op.name, "window_size", self.window_size)
+
+
+@dataclass(frozen=True)
+class MaxPool2d(PaddedPool):
     """Spec of `max_pool2d`.
 
     >>> MaxPool2d(2).output_shape((28, 28, 6))
     (14, 14, 6)
     """
 
-    window_size: int | Pair
-    stride: int | Pair | None = None
-    padding: Padding = 0
-
-    def __post_init__(self):
-        pair("max_pool2d", "window_size", self.window_size)
-
     op = max_pool2d
 
 
 @dataclass(frozen=True)
-class AvgPool2d(FixedLayer):
+class AvgPool2d(PaddedPool):
     """Spec of `avg_pool2d`.
 
     >>> AvgPool2d((2, 1)).output_shape((28, 28, 6))
     (14, 28, 6)
     """
-
-    window_size: int | Pair
-    stride: int | Pair | None = None
-    padding: Padding = 0
-
-    def __post_init__(self):
-        pair("avg_pool2d", "window_size", self.window_size)
 
     op = avg_pool2d

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import jax
 
 from ..errors import InputError
-from .base import Layer
+from .base import Layer, without_empty
 
 __all__ = ["Residual"]
 
@@ -37,36 +37,28 @@ class Residual(Layer):
                 raise InputError(f"Residual: {name} is {layer!r} but must be a layer")
 
     def init(self, key, in_shape):
-        body_key, shortcut_key = jax.random.split(key)
-        params = {"body": self.body.init(body_key, in_shape)}
-        if self.shortcut is not None:
-            params["shortcut"] = self.shortcut.init(shortcut_key, in_shape)
+        params = {name: layer.init(own_key, in_shape) for name, layer, own_key in self._branches(key)}
         self.output_shape(in_shape)
-        return {name: value for name, value in params.items() if value}
+        return without_empty(params)
 
     def apply(self, params, x, *, train=False, key=None):
-        body_key, shortcut_key = _split(key)
-        around = x
-        if self.shortcut is not None:
-            around = self.shortcut.apply(params.get("shortcut", {}), x, train=train, key=shortcut_key)
-        return self.body.apply(params.get("body", {}), x, train=train, key=body_key) + around  # (1)
+        outputs = {"shortcut": x}
+        for name, layer, own_key in self._branches(key):
+            outputs[name] = layer.apply(params.get(name, {}), x, train=train, key=own_key)
+        return outputs["body"] + outputs["shortcut"]  # (1)
 
     def forward(self, params, x, *, train=False, key=None):
-        body_key, shortcut_key = _split(key)
-        y, residuals = self.body.forward(params.get("body", {}), x, train=train, key=body_key)
-        around, kept = x, None
-        if self.shortcut is not None:
-            around, kept = self.shortcut.forward(params.get("shortcut", {}), x, train=train, key=shortcut_key)
-        return y + around, {"body": residuals, "shortcut": kept}  # (1)
+        outputs, residuals = {"shortcut": x}, {"shortcut": None}
+        for name, layer, own_key in self._branches(key):
+            outputs[name], residuals[name] = layer.forward(params.get(name, {}), x, train=train, key=own_key)
+        return outputs["body"] + outputs["shortcut"], residuals  # (1)
 
     def backward_with_deltas(self, residuals, dy):
-        dx, grads, inner = self.body.backward_with_deltas(residuals["body"], dy)
-        grads, deltas = {"body": grads}, {"body": dy} | _under("body", inner)
-        around = dy
-        if self.shortcut is not None:
-            around, grads["shortcut"], inner = self.shortcut.backward_with_deltas(residuals["shortcut"], dy)
-            deltas |= {"shortcut": dy} | _under("shortcut", inner)
-        return dx + around, {name: value for name, value in grads.items() if value}, deltas  # (2)
+        dx, grads, deltas = {"shortcut": dy}, {}, {}
+        for name, layer, _ in self._branches(None):
+            dx[name], grads[name], inner = layer.backward_with_deltas(residuals[name], dy)
+            deltas |= {name: dy} | {f"{name}/{inner_name}": delta for inner_name, delta in inner.items()}
+        return dx["body"] + dx["shortcut"], without_empty(grads), deltas  # (2)
 
     def output_shape(self, in_shape):
         around = in_shape if self.shortcut is None else self.shortcut.output_shape(in_shape)
@@ -75,10 +67,7 @@ class Residual(Layer):
             raise InputError(f"Residual: the body's output has shape {shape} but must have the shortcut's, {around}")
         return shape
 
-
-def _under(branch, deltas):
-    return {f"{branch}/{name}": delta for name, delta in deltas.items()}
-
-
-def _split(key):
-    return (None, None) if key is None else jax.random.split(key)
+    def _branches(self, key):
+        """(name, layer, key) of the body, and of the shortcut where it is a layer."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        return [(name, layer, own_key) for (name, layer), own_key in zip(self.children().items(), keys, strict=False)]

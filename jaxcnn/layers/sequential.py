@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import jax
 
 from ..errors import InputError
-from .base import Layer, Shape
+from .base import Layer, Shape, without_empty
 
 __all__ = ["Sequential"]
 
@@ -67,7 +67,7 @@ class Sequential(Layer):
             with _naming(name, in_shape):
                 params[name] = layer.init(layer_key, in_shape)
                 in_shape = layer.output_shape(in_shape)
-        return _without_empty(params)
+        return without_empty(params)
 
     def apply(self, params, x, *, train=False, key=None):
         for i, (name, layer) in enumerate(self.children().items()):
@@ -99,7 +99,7 @@ class Sequential(Layer):
             with _naming(name, dy.shape[1:], "dy"):
                 dy, grads[name], inner = layer.backward_with_deltas(residuals[name], dy)  # (2), (3)
             deltas |= {f"{name}/{inner_name}": delta for inner_name, delta in inner.items()}
-        return dy, _without_empty(grads), deltas
+        return dy, without_empty(grads), deltas
 
     def output_shape(self, in_shape):
         for name, layer in self.children().items():
@@ -131,7 +131,3 @@ class _naming:
 
 def _nth(key, i):
     return None if key is None else jax.random.fold_in(key, i)
-
-
-def _without_empty(tree):
-    return {name: value for name, value in tree.items() if value}

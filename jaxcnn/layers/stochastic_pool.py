@@ -22,7 +22,7 @@ import numpy as np
 from ..errors import InputError, check_floating, check_shape
 from ..geometry import Pair, pair, resolve_pool
 from ..operation import Static, operation
-from .base import Layer
+from .base import Layer, required
 from .pool import _entries_at, _placed_at
 
 __all__ = ["StochasticPool2d", "expected_pool2d", "stochastic_pool2d"]
@@ -178,12 +178,12 @@ class StochasticPool2d(Layer):
 
     def apply(self, params, x, *, train=False, key=None):
         if train:
-            return stochastic_pool2d(x, self._required(key), **vars(self))
+            return stochastic_pool2d(x, required("stochastic_pool2d", key), **vars(self))
         return expected_pool2d(x, **vars(self))
 
     def forward(self, params, x, *, train=False, key=None):
         if train:
-            y, residuals = stochastic_pool2d.forward(x, self._required(key), **vars(self))
+            y, residuals = stochastic_pool2d.forward(x, required("stochastic_pool2d", key), **vars(self))
         else:
             y, residuals = expected_pool2d.forward(x, **vars(self))
         return y, (residuals, Static(train))
@@ -192,8 +192,3 @@ class StochasticPool2d(Layer):
         kept, train = residuals
         backward = stochastic_pool2d.backward if train.value else expected_pool2d.backward
         return backward(kept, dy, **vars(self))[0], {}
-
-    def _required(self, key):
-        if key is None:
-            raise InputError("stochastic_pool2d: key is None but must be a key of jax.random.key when train is True")
-        return key

@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..errors import InputError, check_floating, check_shape
+from ..errors import check_floating, check_shape
 from ..geometry import Pair, pair, resolve_pool
 from ..operation import Static, operation
-from .base import Layer, parameter
+from .base import OperationLayer, check_image
 from .pool import _sum_over_tiles
 
 __all__ = ["Subsample2d", "subsample2d"]
@@ -105,7 +105,7 @@ def upsample(x, window_size: int | Pair) -> jax.Array:
 
 
 @dataclass(frozen=True)
-class Subsample2d(Layer):
+class Subsample2d(OperationLayer):
     """Spec of `subsample2d`. It starts as mean pooling: beta = 1 / (height width), bias = 0.
 
     >>> Subsample2d(2).output_shape((28, 28, 6))
@@ -114,30 +114,16 @@ class Subsample2d(Layer):
 
     window_size: int | Pair
 
+    op, static = subsample2d, ("window_size",)
+
     def __post_init__(self):
         pair("subsample2d", "window_size", self.window_size)
 
     def init(self, key, in_shape):
-        if len(in_shape) != 3:
-            raise InputError(
-                f"subsample2d: the input has shape {in_shape} but must have shape (height, width, channels)"
-            )
+        check_image("subsample2d", in_shape)
         U, V = pair("subsample2d", "window_size", self.window_size)
         return {"beta": jnp.full(in_shape[2], 1 / (U * V)), "bias": jnp.zeros(in_shape[2])}
-
-    def apply(self, params, x, *, train=False, key=None):
-        return subsample2d(x, *self._arrays(params), self.window_size)
-
-    def forward(self, params, x, *, train=False, key=None):
-        return subsample2d.forward(x, *self._arrays(params), self.window_size)
-
-    def backward(self, residuals, dy):
-        dx, dbeta, dbias = subsample2d.backward(residuals, dy, window_size=self.window_size)
-        return dx, {"beta": dbeta, "bias": dbias}
 
     def multiply_adds(self, in_shape):
         P, Q, C = self.output_shape(in_shape)
         return P * Q * C
-
-    def _arrays(self, params):
-        return parameter(self, params, "beta"), parameter(self, params, "bias")

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..errors import InputError
+from ..errors import find
 from ..geometry import pair, resolve, resolve_pool
 from ..layers.activation import relu, scaled_tanh, sigmoid, softmax, tanh
 from ..layers.combine_maps import combine_maps
@@ -102,9 +102,7 @@ def find_operation(name: str) -> Entry:
     >>> find_operation("relu").op.arguments
     ('u',)
     """
-    if name not in OPERATIONS:
-        raise InputError(f"op is {name!r} but must be one of {', '.join(OPERATIONS)}")
-    return OPERATIONS[name]
+    return find("op", name, OPERATIONS)
 
 
 def conv_case(x, weight, bias=True, **hyper) -> Case:
@@ -188,44 +186,35 @@ def _loss_cases(second_kinds):
 
 OPERATIONS = {
     op.name: Entry(op, tuple(cases))
-    for op, cases in (
-        (conv2d, CONV_CASES),
-        (max_pool2d, _pool_cases("apart")),
-        (avg_pool2d, _pool_cases("normal")),
-        (stochastic_pool2d, STOCHASTIC_CASES),
-        (expected_pool2d, [Case(c.args[:1], c.hyper, c.terms) for c in STOCHASTIC_CASES]),
-        (
-            median_pool2d,
-            [
-                Case((Draw((2, 5, 4, 3), "apart"),), {"window_size": 2}),
-                Case((Draw((2, 5, 4, 3), "tied"),), {"window_size": (1, 3), "stride": 1}, terms=3),
-            ],
-        ),
-        (subsample2d, [_subsample((2, 5, 6, 3), (2, 3)), _subsample((3, 7, 4, 2), 2)]),
-        (
-            combine_maps,
-            [
-                Case((Draw((2, 5, 6, 3)), Draw((3, 2, 3)), Draw((3, 4)), Draw((4,))), terms=2 * 3 * 5 * 6),
-                Case((Draw((1, 3, 4, 2)), Draw((1, 2, 2)), Draw((2, 1)), Draw((1,))), terms=3 * 3 * 2),
-            ],
-        ),
-        (l1_penalty, _pointwise((4, 3), kind="apart")),
-        (entropy_penalty, [Case((Draw((4, 3)),), terms=12)]),
-        (
-            dense,
-            [
-                Case((Draw((5, 7)), Draw((7, 3)), Draw((3,))), terms=7),
-                Case((Draw((1, 4)), Draw((4, 6)), None), terms=6),
-            ],
-        ),
-        (relu, _pointwise((2, 5, 3, 4), (7,), kind="apart")),
-        (sigmoid, _pointwise((2, 5, 3, 4), (7,))),
-        (tanh, _pointwise((2, 5, 3, 4), (7,))),
-        (scaled_tanh, _pointwise((2, 5, 3, 4))),
-        (softmax, [Case((Draw((5, 4)),), terms=4), Case((Draw((2, 3, 6)),), terms=6)]),
-        (flatten, _pointwise((2, 5, 3, 4), (3, 2))),
-        (dropout, [Case((Draw((4, 5, 3)), Draw(kind="key")), {"rate": r}) for r in (0.0, 0.3, 0.9)]),
-        (squared_error, _loss_cases(["normal"])),
-        (softmax_cross_entropy, _loss_cases(["labels", "probabilities", "normal"])),
-    )
+    for op, cases in {
+        conv2d: CONV_CASES,
+        max_pool2d: _pool_cases("apart"),
+        avg_pool2d: _pool_cases("normal"),
+        stochastic_pool2d: STOCHASTIC_CASES,
+        expected_pool2d: [Case(c.args[:1], c.hyper, c.terms) for c in STOCHASTIC_CASES],
+        median_pool2d: [
+            Case((Draw((2, 5, 4, 3), "apart"),), {"window_size": 2}),
+            Case((Draw((2, 5, 4, 3), "tied"),), {"window_size": (1, 3), "stride": 1}, terms=3),
+        ],
+        subsample2d: [_subsample((2, 5, 6, 3), (2, 3)), _subsample((3, 7, 4, 2), 2)],
+        combine_maps: [
+            Case((Draw((2, 5, 6, 3)), Draw((3, 2, 3)), Draw((3, 4)), Draw((4,))), terms=2 * 3 * 5 * 6),
+            Case((Draw((1, 3, 4, 2)), Draw((1, 2, 2)), Draw((2, 1)), Draw((1,))), terms=3 * 3 * 2),
+        ],
+        l1_penalty: _pointwise((4, 3), kind="apart"),
+        entropy_penalty: [Case((Draw((4, 3)),), terms=12)],
+        dense: [
+            Case((Draw((5, 7)), Draw((7, 3)), Draw((3,))), terms=7),
+            Case((Draw((1, 4)), Draw((4, 6)), None), terms=6),
+        ],
+        relu: _pointwise((2, 5, 3, 4), (7,), kind="apart"),
+        sigmoid: _pointwise((2, 5, 3, 4), (7,)),
+        tanh: _pointwise((2, 5, 3, 4), (7,)),
+        scaled_tanh: _pointwise((2, 5, 3, 4)),
+        softmax: [Case((Draw((5, 4)),), terms=4), Case((Draw((2, 3, 6)),), terms=6)],
+        flatten: _pointwise((2, 5, 3, 4), (3, 2)),
+        dropout: [Case((Draw((4, 5, 3)), Draw(kind="key")), {"rate": r}) for r in (0.0, 0.3, 0.9)],
+        squared_error: _loss_cases(["normal"]),
+        softmax_cross_entropy: _loss_cases(["labels", "probabilities", "normal"]),
+    }.items()
 }

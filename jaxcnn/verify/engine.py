@@ -24,6 +24,7 @@ from .structure import check_structure, residuals
 from .transformations import check_transformations
 
 DTYPES = ("float64", "float32", "bfloat16")
+TRANSFORMATIONS = ("jit", "vmap", "scan", "grad of grad")
 CONVENTIONS = ("autodiff", "reference", "left", "right", "mean")
 
 
@@ -86,7 +87,7 @@ def check_rule(
         reference=reference,
         kinks=kinks,
         dtypes=dtypes,
-        transformations=("jit", "vmap", "scan", "grad of grad"),
+        transformations=TRANSFORMATIONS,
         thorough=thorough,
         seed=seed,
     )

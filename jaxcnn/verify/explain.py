@@ -60,11 +60,8 @@ def explain(found, truth, x, dys, kinks=None, tolerance: float = 1e-8) -> str:
     slope = (found * truth).sum() / (truth * truth).sum()
     if abs(slope - 1) > CLOSE and same(slope * truth) and (several or found.size == 1):
         return f"scaled by {_number(slope, found, dys)}"
-    for words in _moved(found, truth, same) if several else ():
-        return words
-    for words in _summed(found, truth, x, dys, same):
-        return words
-    return _where(found, truth, wrong, x, kinks)
+    pattern = (_moved(found, truth, same) if several else "") or _summed(found, truth, dys, same)
+    return pattern or _where(found, truth, wrong, x, kinks)
 
 
 def _number(slope, found, dys):
@@ -83,49 +80,43 @@ def _number(slope, found, dys):
     return f"{slope:.6g}"
 
 
-def _moved(found, truth, same):
-    """Flips, transpositions, shifts, permutations."""
+def _moved(found, truth, same) -> str:
+    """Flips, transpositions, shifts, permutations; "" for none."""
     axes = range(found.ndim)
     for count in (1, 2, 3):
         for chosen in itertools.combinations(axes, count):
             if math.prod(found.shape[a] > 1 for a in chosen) and same(np.flip(truth, chosen)):
                 turned = " (rot180)" if count == 2 else ""
-                yield f"flipped along axis {chosen[0]}" if count == 1 else f"flipped along axes {chosen}{turned}"
-                return
+                return f"flipped along axis {chosen[0]}" if count == 1 else f"flipped along axes {chosen}{turned}"
     if found.ndim <= 4:
         for order in itertools.permutations(axes):
             if order != tuple(axes) and same(truth.transpose(order)):
-                yield f"transposed: axes in the order {order}"
-                return
+                return f"transposed: axes in the order {order}"
             shuffled = truth.transpose(order).reshape(found.shape)
             if order != tuple(axes) and same(shuffled):
-                yield f"in the order of axes {order}, not of {tuple(axes)}: a reshape with its axes in another order"
-                return
+                return f"in the order of axes {order}, not of {tuple(axes)}: a reshape with its axes in another order"
     for axis in axes:
         for step in (1, -1):
             if found.shape[axis] > 2 and same(_inner(np.roll(truth, step, axis), axis), _inner(found, axis)):
-                yield f"shifted by {step} along axis {axis}"
-                return
+                return f"shifted by {step} along axis {axis}"
     for both in itertools.combinations(axes, 2):
         if same(np.roll(truth, (1, 1), both)) or same(np.roll(truth, (-1, -1), both)):
-            yield f"shifted along axes {both}"
-            return
-    if same(np.sort(truth, axis=None), np.sort(found, axis=None)):
-        yield "the right values in wrong places"
+            return f"shifted along axes {both}"
+    return "the right values in wrong places" if same(np.sort(truth, axis=None), np.sort(found, axis=None)) else ""
 
 
 def _inner(array, axis):
     return np.take(array, range(1, array.shape[axis] - 1), axis)
 
 
-def _summed(found, truth, x, dys, same):
-    """Sums over an axis that were left out or made too many."""
+def _summed(found, truth, dys, same) -> str:
+    """Sums over an axis that were left out or made too many; "" for none."""
     for axis in range(found.ndim):
         if found.shape[axis] > 1:
             if same(np.broadcast_to(found.sum(axis, keepdims=True), found.shape), truth):
-                yield f"not summed over axis {axis}"
+                return f"not summed over axis {axis}"
             if same(np.broadcast_to(truth.sum(axis, keepdims=True), found.shape)):
-                yield f"summed over axis {axis}, which it must not be"
+                return f"summed over axis {axis}, which it must not be"
     for dy in map(np.asarray, dys):
         lead = dy.ndim - found.ndim
         if lead < 1 or dy.shape[lead:] != found.shape:
@@ -134,7 +125,8 @@ def _summed(found, truth, x, dys, same):
             partial = dy[tuple(0 if axis in missing else slice(None) for axis in range(lead))]
             if same(partial.sum(axis=tuple(range(lead - len(missing))))):
                 several = f"axis {missing[0]}" if len(missing) == 1 else f"axes {missing}"
-                yield f"dy is not summed over its {several}: the first entry alone is taken"
+                return f"dy is not summed over its {several}: the first entry alone is taken"
+    return ""
 
 
 def _ratio_axis(found, truth, wrong):

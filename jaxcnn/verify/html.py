@@ -6,7 +6,7 @@ from html import escape
 
 import numpy as np
 
-from .report import HEADINGS, Report
+from .report import COLUMNS, Check, Report
 
 CELL = 14
 LARGEST = 4096  # entries of one map; larger arrays are shown in blocks, each by its worst entry
@@ -28,7 +28,7 @@ def page(report: Report) -> str:
     title = escape(str(report.facts.get("rule", "a backward rule")))
     colour = COLOURS["FAILED" if report.failed else "ok" if report.passed else "not checked"]
     facts = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in report.facts.items())
-    head = "".join(f"<th>{heading}</th>" for heading in HEADINGS)
+    head = "".join(f"<th>{column}</th>" for column in (*COLUMNS, ""))
     rows = "".join(_row(check) for check in report.checks)
     maps = "".join(_map(name, oracle, *arrays) for (name, oracle), arrays in report.arrays.items())
     return (
@@ -38,10 +38,10 @@ def page(report: Report) -> str:
     )
 
 
-def _row(check):
-    *cells, verdict, note = map(escape, check.cells)
-    body = "".join(f'<td class="n">{cell}</td>' for cell in cells)
-    return f'<tr>{body}<td class="n" style="color:{COLOURS[verdict]}">{verdict}</td><td>{note}</td></tr>'
+def _row(c: Check):
+    body = "".join(f'<td class="n">{escape(cell)}</td>' for cell in c.cells[:-1])
+    verdict = f'<td class="n" style="color:{COLOURS[c.verdict]}">{c.verdict}</td>'
+    return f"<tr>{body}{verdict}<td>{escape(c.reason or c.note)}</td></tr>"
 
 
 def _map(name, oracle, found, truth, scale):
@@ -52,12 +52,12 @@ def _map(name, oracle, found, truth, scale):
     with np.errstate(invalid="ignore"):
         error = np.abs(found - truth) / (scale or 1)
     error = np.where(np.isfinite(error), error, np.inf)
-    panels, labels = _panels(error)
+    panels = _panels(error)
     block = 1
-    while sum(math.ceil(p.shape[0] / block) * math.ceil(p.shape[1] / block) for p in panels) > LARGEST:
+    while sum(math.ceil(p.shape[0] / block) * math.ceil(p.shape[1] / block) for p, _ in panels) > LARGEST:
         block += 1
-    shown = panels[: max(1, LARGEST * block * block // max(1, panels[0].size))]
-    drawn = "".join(_panel(_blocks(p, block), label, block) for p, label in zip(shown, labels, strict=False))
+    shown = panels[: max(1, LARGEST * block * block // max(1, panels[0][0].size))]
+    drawn = "".join(_panel(_blocks(p, block), label, block) for p, label in shown)
     left_out = f" The first {len(shown)} of {len(panels)} panels." if len(shown) < len(panels) else ""
     blocks = f" Each cell is the worst of {block} x {block} entries." if block > 1 else ""
     legend = "".join(
@@ -70,14 +70,12 @@ def _map(name, oracle, found, truth, scale):
 def _panels(error):
     """Images (rows, columns) with their labels: NHWC is shown by sample and channel."""
     if error.ndim < 2:
-        return [error.reshape(1, -1)], [""]
+        return [(error.reshape(1, -1), "")]
     if error.ndim == 4:
-        parts = [(error[n, :, :, c], f"[{n}, :, :, {c}]") for n in range(error.shape[0]) for c in range(error.shape[3])]
-    else:
-        flat = error.reshape(-1, *error.shape[-2:])
-        indices = np.ndindex(error.shape[:-2])
-        parts = [(p, f"[{', '.join(map(str, i))}, :, :]" if i else "") for p, i in zip(flat, indices, strict=True)]
-    return [p for p, _ in parts], [label for _, label in parts]
+        samples, _, _, channels = error.shape
+        return [(error[n, :, :, c], f"[{n}, :, :, {c}]") for n, c in np.ndindex(samples, channels)]
+    leading = np.ndindex(error.shape[:-2])
+    return [(error[i], f"[{', '.join(map(str, i))}, :, :]" if i else "") for i in leading]
 
 
 def _blocks(panel, block):

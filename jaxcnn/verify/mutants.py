@@ -4,6 +4,7 @@ import contextlib
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,8 @@ from ..layers import pool
 from ..losses import one_hot
 from ..operation import Operation
 from .cases import OPERATIONS, Case, find_operation
-from .engine import check
 from .problem import Problem
-from .registry import problem_of
+from .registry import check_problem, problem_of
 from .report import Report
 
 
@@ -31,7 +31,7 @@ class Mutant:
 
     fault: str
     op: str
-    change: Callable[[Callable], Callable]
+    change: Callable[..., tuple]  # (backward, residuals, dy, **hyper) -> the wrong gradients
     case: int = 0
     keep_x: bool = False
 
@@ -39,7 +39,7 @@ class Mutant:
         """The operation with the wrong rule."""
         good = find_operation(self.op).op
         if not self.keep_x:
-            return good.with_rule(self.change(good.backward))
+            return good.with_rule(partial(self.change, good.backward))
 
         def forward(x, *others, **hyper):
             y, residuals = good.forward(x, *others, **hyper)
@@ -48,7 +48,7 @@ class Mutant:
         def backward(residuals, dy, **hyper):
             return good.backward(residuals[0], dy, **hyper)
 
-        return good.with_rule(self.change(backward), forward)
+        return good.with_rule(partial(self.change, backward), forward)
 
     def problem(self) -> tuple[Problem, Case]:
         """The gradient to check, and its case."""
@@ -59,28 +59,22 @@ class Mutant:
 def spoil(index: int, change: Callable) -> Callable:
     """Change one gradient: `change(gradient, residuals, dy, hyper)`."""
 
-    def spoiled(backward):
-        def wrong(residuals, dy, **hyper):
-            grads = list(backward(residuals, dy, **hyper))
-            grads[index] = None if grads[index] is None else change(grads[index], residuals, dy, hyper)
-            return tuple(grads)
+    def wrong(backward, residuals, dy, **hyper):
+        grads = list(backward(residuals, dy, **hyper))
+        grads[index] = None if grads[index] is None else change(grads[index], residuals, dy, hyper)
+        return tuple(grads)
 
-        return wrong
-
-    return spoiled
+    return wrong
 
 
 def _with(change):
     """Call the backward with other residuals, cotangent or hyper-parameters: `change(residuals, dy, hyper)`."""
 
-    def spoiled(backward):
-        def wrong(residuals, dy, **hyper):
-            residuals, dy, hyper = change(residuals, dy, hyper)
-            return backward(residuals, dy, **hyper)
+    def wrong(backward, residuals, dy, **hyper):
+        residuals, dy, hyper = change(residuals, dy, hyper)
+        return backward(residuals, dy, **hyper)
 
-        return wrong
-
-    return spoiled
+    return wrong
 
 
 def _swapped(hyper):
@@ -88,13 +82,10 @@ def _swapped(hyper):
     return hyper | {"padding": ((bottom, top), (right, left))}
 
 
-def _assigned(backward):
-    def wrong(residuals, dy, *, window_size, **hyper):
-        total = backward(residuals, dy, window_size=window_size, **hyper)[0]
-        count = backward(residuals, jnp.ones_like(dy), window_size=window_size, **hyper)[0]
-        return (jnp.where(count > 1, total / count, total),)
-
-    return wrong
+def _assigned(backward, residuals, dy, **hyper):
+    total = backward(residuals, dy, **hyper)[0]
+    count = backward(residuals, jnp.ones_like(dy), **hyper)[0]
+    return (jnp.where(count > 1, total / count, total),)
 
 
 def _without_stride(grad, residuals, dy, hyper):
@@ -166,7 +157,7 @@ MUTANTS = (
     Mutant("bias summed over rows alone", "conv2d", spoil(2, lambda g, r, dy, h: dy.sum((0, 1))[0])),
     Mutant("bias averaged over the positions", "conv2d", spoil(2, lambda g, r, dy, h: dy.mean((1, 2)).sum(0))),
     Mutant("sum over the batch missing", "conv2d", spoil(2, lambda g, r, dy, h: dy[0].sum((0, 1)))),
-    Mutant("dweight of the first sample", "conv2d", lambda b: lambda r, dy, **h: (
+    Mutant("dweight of the first sample", "conv2d", lambda b, r, dy, **h: (
         b(r, dy, **h)[0], *b((r[0][:1], *r[1:]), dy[:1], **h)[1:])),
     Mutant("dweight rotated", "conv2d", spoil(1, lambda g, r, dy, h: g[::-1, ::-1])),
     Mutant("true convolution's sign", "conv2d", spoil(1, lambda g, r, dy, h: -g)),
@@ -189,7 +180,7 @@ MUTANTS = (
     Mutant("mean divided twice", "avg_pool2d", spoil(0, lambda g, r, dy, h: g / 4)),
     Mutant("corner wrong by 0.1 %", "avg_pool2d", spoil(0, lambda g, r, dy, h: g.at[0, 0, 0, 0].mul(1.001))),
     Mutant("padding not counted", "avg_pool2d", spoil(0, _by_count), 3),
-    Mutant("windows assigned", "avg_pool2d", lambda b: lambda r, dy, **h: (
+    Mutant("windows assigned", "avg_pool2d", lambda b, r, dy, **h: (
         jnp.minimum(b(r, jnp.ones_like(dy), **h)[0], 1 / 6) * b(r, dy, **h)[0],), 1),
     Mutant("rows and columns exchanged", "avg_pool2d", spoil(0, lambda g, r, dy, h: g[:, ::-1]), 2),
     Mutant("swapped padding", "avg_pool2d", _with(lambda r, dy, h: (r, dy, _swapped(h))), 4),
@@ -223,7 +214,7 @@ MUTANTS = (
     Mutant("the first position always", "stochastic_pool2d", _with(
         lambda r, dy, h: ((jnp.zeros_like(r[0]), r[1]), dy, h))),
     Mutant("divided by the window", "stochastic_pool2d", spoil(0, lambda g, r, dy, h: g / 6)),
-    Mutant("p for (2 a - y) / sum a", "expected_pool2d", lambda b: lambda r, dy, **h: (
+    Mutant("p for (2 a - y) / sum a", "expected_pool2d", lambda b, r, dy, **h: (
         b(r, dy, **h)[0] - b((0 * r[0], *r[1:]), dy, **h)[0],)),
     Mutant("a for 2 a", "expected_pool2d", _with(lambda r, dy, h: ((r[0] / 2, *r[1:]), dy, h))),
     Mutant("not divided by sum a", "expected_pool2d", _with(
@@ -238,7 +229,7 @@ MUTANTS = (
     Mutant("bias of the first sample", "subsample2d", spoil(2, lambda g, r, dy, h: dy[0].sum((0, 1)))),
     Mutant("alpha's gradient for c's", "combine_maps", spoil(
         2, lambda g, r, dy, h: jnp.einsum("npqi,npqj->ij", r[2], dy))),
-    Mutant("alpha not transposed into dx", "combine_maps", lambda b: lambda r, dy, **h: (
+    Mutant("alpha not transposed into dx", "combine_maps", lambda b, r, dy, **h: (
         b((*r[:3], r[3][:, ::-1]), dy, **h)[0], *b(r, dy, **h)[1:])),
     Mutant("kernels rotated", "combine_maps", spoil(1, lambda g, r, dy, h: g[::-1, ::-1])),
     Mutant("projected over the maps", "combine_maps", spoil(2, lambda g, r, dy, h: g - g.mean(1, keepdims=True))),
@@ -289,16 +280,8 @@ class Outcome:
 def examine(mutant: Mutant, *, differences: bool = True, dtypes=("float64",)) -> Report:
     """Our report on a mutant."""
     problem, case = mutant.problem()
-    return check(
-        problem,
-        name=f"{mutant.op}: {mutant.fault}",
-        case=str(case),
-        kinks="autodiff",
-        differences=differences,
-        dtypes=dtypes,
-        terms=case.terms,
-        seed=mutant.case,
-    )
+    name = f"{mutant.op}: {mutant.fault}"
+    return check_problem(problem, case, mutant.case, name, differences=differences, dtypes=dtypes)
 
 
 def outcomes() -> Iterator[Outcome]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +15,12 @@ from ..losses import Loss
 from ..operation import Operation
 from ..training import gradients
 from .cases import Case, Entry, find_operation
-from .engine import DTYPES, check
+from .engine import TRANSFORMATIONS, check
 from .problem import Problem, is_floating
 from .report import Check, Report
 from .tolerances import relative_error
 
 MOST = 5  # cases of one operation: seconds on 2 cores; the test suite runs all of them
-TRANSFORMATIONS = ("jit", "vmap", "scan", "grad of grad")
 
 
 def check_operations(names: Iterable[str], *, thorough: bool = False) -> Iterator[list[Check]]:
@@ -64,19 +64,14 @@ def check_case(op: Operation, case: Case, seed: int, transformed: bool = False, 
             return []
         return [grad for grad, arg in zip(grads, args, strict=True) if is_floating(arg)]
 
-    problem = problem_of(op, case, seed)
-    return check(
-        problem,
-        name=op.name,
-        case=str(case),
-        others={"explicit": of_explicit},
-        kinks="autodiff",
-        dtypes=DTYPES,
-        terms=case.terms,
-        transformations=TRANSFORMATIONS if transformed else (),
-        thorough=thorough,
-        seed=seed,
-    )
+    problem, asked = problem_of(op, case, seed), TRANSFORMATIONS if transformed else ()
+    others = {"explicit": of_explicit}
+    return check_problem(problem, case, seed, op.name, others=others, transformations=asked, thorough=thorough)
+
+
+def check_problem(problem: Problem, case: Case, seed: int, name: str, **more: Any) -> Report:
+    """The report of a problem that is a case; of an operation's kinks `plain` has the convention."""
+    return check(problem, name=name, case=str(case), kinks="autodiff", terms=case.terms, seed=seed, **more)
 
 
 def problem_of(op: Operation, case: Case, seed: int) -> Problem:

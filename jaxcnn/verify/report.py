@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ..tables import aligned
+
+COLUMNS = ("check", "argument", "worst entry", "rule", "oracle", "error", "allowed", "verdict")
 ORACLES = ("value", "reference", "autodiff", "differences", "explicit", "float64", "float32", "float16", "bfloat16")
-HEADINGS = ("check", "argument", "worst entry", "rule", "oracle", "error", "allowed", "verdict", "")
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,14 @@ class Check:
         """ "ok", "FAILED" or "not checked"."""
         return "not checked" if self.reason else "ok" if self.passed else "FAILED"
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """What a report's table shows in COLUMNS."""
+        entry = ("", "", "") if self.index is None else (str(self.index), f"{self.value:.5g}", f"{self.truth:.5g}")
+        numeric = not self.reason and self.tolerance > 0
+        errors = (f"{self.error:.1e}", f"{self.tolerance:.1e}") if numeric else ("", "")
+        return (self.oracle, self.argument, *entry, *errors, self.verdict)
+
     def __str__(self):
         what = f"{self.op}({self.case}): {self.argument} against {self.oracle}".replace(":  against", ":")
         if self.reason:
@@ -49,16 +59,6 @@ class Check:
         where = f", worst at {self.index}: {self.value:.6g}, not {self.truth:.6g}" if self.index is not None else ""
         error = f": relative error {self.error:.1e}, allowed {self.tolerance:.1e}" if self.tolerance else ""
         return f"{what}{error}{where}{': ' + self.note if self.note else ''}"
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        """A row of the table, as HEADINGS says."""
-        entry, numbers = ("", "", ""), ("", "")
-        if self.index is not None:
-            entry = str(self.index), f"{self.value:.5g}", f"{self.truth:.5g}"
-        if not self.reason and self.tolerance > 0:
-            numbers = f"{self.error:.1e}", f"{self.tolerance:.1e}"
-        return self.oracle, self.argument, *entry, *numbers, self.verdict, self.reason or self.note
 
     def to_dict(self) -> dict[str, Any]:
         """JSON's values alone: None for what is not finite."""
@@ -112,10 +112,10 @@ class Report:
 
     def __str__(self):
         facts = "\n".join(f"{name}: {value}" for name, value in self.facts.items())
-        rows = [HEADINGS, *(check.cells for check in self.checks)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
-        lines = ["  ".join(map(str.ljust, row, [*widths, 0])).rstrip() for row in rows]
-        return "\n".join([facts, "", lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:], "", self.verdict])
+        head, *rows = aligned([COLUMNS, *(check.cells for check in self.checks)], left=range(len(COLUMNS)))
+        notes = [check.reason or check.note for check in self.checks]
+        lines = [f"{row}  {note}".rstrip() for row, note in zip(rows, notes, strict=True)]
+        return "\n".join([facts, "", head.rstrip(), "-" * len(head), *lines, "", self.verdict])
 
     def to_json(self) -> str:
         """One JSON object: passed, failed, verdict, the facts and every check."""
@@ -178,11 +178,9 @@ def table(checks: Iterable[Check]) -> str:
         cells = ["" if row is None else f"{row.error:.1e}" for row in mine]
         held = [check.passed for check in properties if check.op == op]
         cells += [f"{sum(held)}/{len(held)}"] * bool(properties)
-        all_of_op = [check for check in checks if check.op == op]
-        cases = len({check.case for check in all_of_op})
-        verdict = "ok" if all(c.passed for c in all_of_op) else "FAILED"
-        if verdict == "FAILED" and not any(c.verdict == "FAILED" for c in all_of_op):
-            verdict = "not all checked"
+        of_op = Report(tuple(check for check in checks if check.op == op))
+        cases = len({check.case for check in of_op.checks})
+        verdict = "ok" if of_op.passed else "FAILED" if of_op.failed else "not all checked"
         lines.append(f"{op:22} {cases:5} {_columns(cells, widths)}  {verdict}")
     return "\n".join(lines + [f"{c.verdict}  {c}" for c in checks if not c.passed])
 

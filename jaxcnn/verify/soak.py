@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 from ..errors import InputError
 from .cases import OPERATIONS, Case, Draw, conv_case, pool_case
-from .engine import check
-from .registry import problem_of
+from .registry import check_problem, problem_of
 from .report import Report
 
 
@@ -41,14 +40,7 @@ def soak(count: int, seed: int = 0, on_report: Callable[[Report], None] = lambda
             return
         done += 1
         name, case = named_case
-        report = check(
-            problem_of(OPERATIONS[name].op, case, values),
-            name=name,
-            case=str(case),
-            kinks="autodiff",
-            terms=case.terms,
-            seed=values,
-        )
+        report = check_problem(problem_of(OPERATIONS[name].op, case, values), case, values, name)
         if not report.passed:
             bad.append(report)
         on_report(report)
@@ -67,10 +59,15 @@ def _cases(st):
     def pointwise(kind):
         return shapes.map(lambda shape: Case((Draw(shape, kind),)))
 
+    def loss(*kinds):
+        matrix = st.tuples(st.integers(1, 6), st.integers(2, 6))
+        return st.tuples(matrix, st.sampled_from(kinds), st.sampled_from(["mean", "sum"])).map(_loss)
+
+    conv, pooled = (st.composite(drawing) for drawing in (_conv, _pooled))
     drawn = {
-        "conv2d": st.composite(_conv)(st),
-        "max_pool2d": st.composite(_pool)(st, ["apart", "tied"]),
-        "avg_pool2d": st.composite(_pool)(st, ["normal"]),
+        "conv2d": conv(st),
+        "max_pool2d": pooled(st, ["apart", "tied"]),
+        "avg_pool2d": pooled(st, ["normal"]),
         "dense": st.tuples(size, size, size, st.booleans()).map(_dense),
         "relu": pointwise("apart"),
         "sigmoid": pointwise("normal"),
@@ -80,8 +77,8 @@ def _cases(st):
         "dropout": st.tuples(shapes, st.sampled_from([0.0, 0.1, 0.5, 0.9])).map(
             lambda drawn: Case((Draw(drawn[0]), Draw(kind="key")), {"rate": drawn[1]})
         ),
-        "squared_error": st.composite(_loss)(st, ["normal"]),
-        "softmax_cross_entropy": st.composite(_loss)(st, ["labels", "probabilities", "normal"]),
+        "squared_error": loss("normal"),
+        "softmax_cross_entropy": loss("labels", "probabilities", "normal"),
     }
     return st.sampled_from(list(OPERATIONS)).flatmap(
         lambda name: st.tuples(st.just(name), drawn[name] if name in drawn else st.sampled_from(OPERATIONS[name].cases))
@@ -94,25 +91,27 @@ def _conv(draw, st):
     groups, inside, outside = draw(st.sampled_from([1, 1, 2, 3])), draw(st.integers(1, 3)), draw(st.integers(1, 3))
     pads = draw(st.tuples(*[st.tuples(st.integers(0, 3), st.integers(0, 3))] * 2))
     extents = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
-    image = [max(1, e - sum(pad)) + draw(st.integers(0, 5)) for e, pad in zip(extents, pads, strict=True)]
+    image = tuple(
+        max(1, extent - sum(pad)) + draw(st.integers(0, 5)) for extent, pad in zip(extents, pads, strict=True)
+    )
     padding = draw(st.sampled_from([pads, pads, "SAME"]))
-    hyper = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     x, weight = (draw(st.integers(1, 3)), *image, groups * inside), (*kernel, inside, groups * outside)
+    hyper = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     return conv_case(x, weight, bias=draw(st.booleans()), **hyper)
 
 
-def _pool(draw, st, kinds):
-    window = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+def _pooled(draw, st, kinds):
+    size, pair = st.integers(1, 4), st.tuples(st.integers(1, 3), st.integers(1, 3))
+    window = draw(st.tuples(size, size))
     image = tuple(k + draw(st.integers(0, 4)) for k in window)
     pads = tuple((draw(st.integers(0, k - 1)), draw(st.integers(0, k - 1))) for k in window)
     # every window must cover an entry: the last one starts before the end
-    stride = draw(st.none() | st.tuples(st.integers(1, 3), st.integers(1, 3)))
-    hyper = {"stride": stride, "padding": draw(st.sampled_from([pads, "SAME", "VALID"]))}
-    shape, kind = (draw(st.integers(1, 2)), *image, draw(st.integers(1, 3))), draw(st.sampled_from(kinds))
+    hyper = {"stride": draw(st.none() | pair), "padding": draw(st.sampled_from([pads, "SAME", "VALID"]))}
+    shape = (draw(st.integers(1, 2)), *image, draw(st.integers(1, 3)))
     try:
-        return pool_case(shape, kind, window_size=window, **hyper)
+        return pool_case(shape, draw(st.sampled_from(kinds)), window_size=window, **hyper)
     except InputError:
-        return pool_case(shape, kind, window_size=window)
+        return pool_case(shape, draw(st.sampled_from(kinds)), window_size=window)
 
 
 def _dense(sizes):
@@ -120,7 +119,7 @@ def _dense(sizes):
     return Case((Draw((N, I)), Draw((I, O)), Draw((O,)) if bias else None), terms=max(N, I, O))
 
 
-def _loss(draw, st, kinds):
-    (N, K), kind = draw(st.tuples(st.integers(1, 6), st.integers(2, 6))), draw(st.sampled_from(kinds))
+def _loss(drawn):
+    (N, K), kind, reduction = drawn
     second = Draw((N,) if kind == "labels" else (N, K), kind, K)
-    return Case((Draw((N, K)), second), {"reduction": draw(st.sampled_from(["mean", "sum"]))}, N * K)
+    return Case((Draw((N, K)), second), {"reduction": reduction}, N * K)

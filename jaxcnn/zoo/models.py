@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..errors import InputError
+from ..errors import find
 from ..layers.activation import ReLU, ScaledTanh, Sigmoid, Tanh
 from ..layers.base import Shape
 from ..layers.combine_maps import CombineMaps
@@ -20,42 +20,14 @@ from ..layers.subsample import Subsample2d
 
 def digits(classes: int = 10) -> Sequential:
     """A small LeNet for 8x8 images: two 3x3 convolutions, each with ReLU and 2x2 max pooling, and two dense layers."""
-    return Sequential(
-        (
-            Conv2d(32, 3, padding=1),
-            ReLU(),
-            MaxPool2d(2),
-            Conv2d(64, 3, padding=1),
-            ReLU(),
-            MaxPool2d(2),
-            Flatten(),
-            Dropout(0.25),
-            Dense(128),
-            ReLU(),
-            Dropout(0.25),
-            Dense(classes),
-        )
-    )
+    head = Flatten(), Dropout(0.25), Dense(128), ReLU(), Dropout(0.25), Dense(classes)
+    return Sequential((*_stage(32), *_stage(64), *head))
 
 
 def lenet28(classes: int = 10) -> Sequential:
     """LeNet for 28x28 images: 5x5 convolutions with 6 and 16 maps, ReLU, 2x2 max pooling, dense 120-84."""
-    return Sequential(
-        (
-            Conv2d(6, 5, padding=2),
-            ReLU(),
-            MaxPool2d(2),
-            Conv2d(16, 5),
-            ReLU(),
-            MaxPool2d(2),
-            Flatten(),
-            Dense(120),
-            ReLU(),
-            Dense(84),
-            ReLU(),
-            Dense(classes),
-        )
-    )
+    head = Flatten(), Dense(120), ReLU(), Dense(84), ReLU(), Dense(classes)
+    return Sequential((*_stage(6, 5, padding=2), *_stage(16, 5, padding=0), *head))
 
 
 def cnn28(classes: int = 10) -> Sequential:
@@ -70,21 +42,14 @@ def vgg32(classes: int = 10) -> Sequential:
 
 def resnet32(classes: int = 10) -> Sequential:
     """For 32x32 images: a stem of 16 maps, a plain residual block, two of stride 2 with 32 and 64 maps, global mean."""
-    return Sequential(
-        (
-            Conv2d(16, 3, padding=1),
-            ReLU(),
-            Residual(_two_convolutions(16)),
-            ReLU(),
-            Residual(_two_convolutions(32, 2), Conv2d(32, 1, stride=2)),
-            ReLU(),
-            Residual(_two_convolutions(64, 2), Conv2d(64, 1, stride=2)),
-            ReLU(),
-            AvgPool2d(8),
-            Flatten(),
-            Dense(classes),
-        )
-    )
+    stem = Conv2d(16, 3, padding=1), ReLU()
+    plain = Residual(_two_convolutions(16)), ReLU()
+    return Sequential((*stem, *plain, *_halved(32), *_halved(64), AvgPool2d(8), Flatten(), Dense(classes)))
+
+
+def _halved(channels):
+    """A residual block of stride 2."""
+    return Residual(_two_convolutions(channels, 2), Conv2d(channels, 1, stride=2)), ReLU()
 
 
 def _two_convolutions(channels, stride=1):
@@ -96,20 +61,9 @@ def deeplearntoolbox(classes: int = 10) -> Sequential:
 
     Palm, *Prediction as a candidate for learning deep hierarchical models of data* (2012), and its MATLAB toolbox.
     """
-    uniform = "glorot_uniform"
-    return Sequential(
-        (
-            Conv2d(6, 5, initializer=uniform),
-            Sigmoid(),
-            AvgPool2d(2),
-            Conv2d(12, 5, initializer=uniform),
-            Sigmoid(),
-            AvgPool2d(2),
-            Flatten(),
-            Dense(classes, initializer=uniform),
-            Sigmoid(),
-        )
-    )
+    uniform, pooled = "glorot_uniform", (Sigmoid(), AvgPool2d(2))
+    first, second = Conv2d(6, 5, initializer=uniform), Conv2d(12, 5, initializer=uniform)
+    return Sequential((first, *pooled, second, *pooled, Flatten(), Dense(classes, initializer=uniform), Sigmoid()))
 
 
 def lenet5(classes: int = 10) -> Sequential:
@@ -118,17 +72,13 @@ def lenet5(classes: int = 10) -> Sequential:
     LeCun, Bottou, Bengio & Haffner, *Gradient-based learning applied to document recognition* (1998), section II.B.
     C1 to F6 have its 60,000 parameters. A dense layer stands in place of its fixed Gaussian (RBF) outputs: 60,850.
     """
-    uniform = "lenet_uniform"
+    uniform, subsampled = "lenet_uniform", (ScaledTanh(), Subsample2d(2), ScaledTanh())
     return Sequential(
         (
             Conv2d(6, 5, initializer=uniform),  # C1
-            ScaledTanh(),
-            Subsample2d(2),  # S2
-            ScaledTanh(),
+            *subsampled,  # S2
             Conv2d(16, 5, initializer=uniform, connections=LENET5_C3),  # C3
-            ScaledTanh(),
-            Subsample2d(2),  # S4
-            ScaledTanh(),
+            *subsampled,  # S4
             Conv2d(120, 5, initializer=uniform),  # C5
             ScaledTanh(),
             Flatten(),
@@ -144,22 +94,10 @@ def bouvrie(classes: int = 10) -> Sequential:
 
     Bouvrie, *Notes on convolutional neural networks* (2006), sections 3.2 and 3.3; the sizes are DeepLearnToolbox's.
     """
-    uniform = "glorot_uniform"
-    return Sequential(
-        (
-            Conv2d(6, 5, initializer=uniform),
-            Tanh(),
-            Subsample2d(2),
-            Tanh(),
-            CombineMaps(12, 5, initializer=uniform),
-            Tanh(),
-            Subsample2d(2),
-            Tanh(),
-            Flatten(),
-            Dense(classes, initializer=uniform),
-            Tanh(),
-        )
-    )
+    uniform, subsampled = "glorot_uniform", (Tanh(), Subsample2d(2), Tanh())
+    first, second = Conv2d(6, 5, initializer=uniform), CombineMaps(12, 5, initializer=uniform)
+    last = Flatten(), Dense(classes, initializer=uniform), Tanh()
+    return Sequential((first, *subsampled, second, *subsampled, *last))
 
 
 def stochastic(classes: int = 10) -> Sequential:
@@ -177,8 +115,8 @@ def modern(classes: int = 10) -> Sequential:
     return Sequential((*_stage(32), *_stage(64), Dropout(0.1), *last))
 
 
-def _stage(channels):
-    return Conv2d(channels, 3, padding=1), ReLU(), MaxPool2d(2)
+def _stage(channels, kernel_size=3, padding=1):
+    return Conv2d(channels, kernel_size, padding=padding), ReLU(), MaxPool2d(2)
 
 
 @dataclass(frozen=True)
@@ -212,6 +150,4 @@ def find_model(name: str) -> Model:
     >>> find_model("lenet28").build(10).output_shape((28, 28, 1))
     (10,)
     """
-    if name not in MODELS:
-        raise InputError(f"model is {name!r} but must be one of {', '.join(MODELS)}")
-    return MODELS[name]
+    return find("model", name, MODELS)

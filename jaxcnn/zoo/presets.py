@@ -1,6 +1,6 @@
 """Published recipes: a network, how it is trained, and what was reached with it."""
 
-from ..errors import InputError
+from ..errors import find
 from ..recipe import Recipe
 
 PRESETS = {
@@ -77,6 +77,4 @@ def find_preset(name: str) -> Recipe:
     >>> find_preset("deeplearntoolbox").learning_rate
     1.0
     """
-    if name not in PRESETS:
-        raise InputError(f"preset is {name!r} but must be one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+    return find("preset", name, PRESETS)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxcnn.verify import OPERATIONS, mutants
+from jaxcnn.verify.engine import check
 from jaxcnn.verify.mutants import MUTANTS, examine, spoil
 
 
@@ -25,7 +26,7 @@ def test_a_wrong_backward_is_caught_by_autodiff(mutant):
 def test_differences_alone_catch_it(fault):
     mutant = next(m for m in MUTANTS if m.fault == fault)
     problem, case = mutant.problem()
-    report = mutants.check(
+    report = check(
         dataclasses.replace(problem, plain=None), name=fault, case=str(case), dtypes=("float64",), terms=case.terms
     )
     assert {check.oracle for check in failed(report)} >= {"differences"}
