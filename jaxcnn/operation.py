@@ -21,6 +21,7 @@ class Operation:
     `op.forward(*arguments)` is `(y, residuals)` in plain JAX; `op.backward(residuals, dy, **static)` has one gradient
     for each array, None for what has none. The keyword-only parameters of the rule are the static arguments, which
     must be hashable; those that `backward` is not given have the defaults of the forward function.
+    `op.static` has their names, `op.arguments` those of the arrays.
     Outside of `jit` each of the three is a compiled program, kept for the next call.
     """
 
@@ -29,13 +30,20 @@ class Operation:
         self.name = forward.__name__
         self._signature = inspect.signature(forward)
         self._formula = forward
-        self._static: tuple[str, ...] | None = None
+        self.static: tuple[str, ...] = ()
+        self._value: Any = None  # until there is a rule
         self._refuse: Callable | None = None
 
     def rule(self, backward: Callable) -> Callable:
         """Decorator of the backward function, `backward(residuals, dy, *, static arguments)`."""
         parameters = inspect.signature(backward).parameters.values()
-        self._define(backward, tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY))
+        static = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        if not set(static) <= set(self._signature.parameters):
+            raise InputError(
+                f"{self.name}: its rule has the static arguments {list(static)} but the forward function has only "
+                f"{list(self._signature.parameters)}; they must be among them"
+            )
+        self._define(backward, static)
         return backward
 
     def with_rule(self, backward: Callable, forward: Callable | None = None) -> "Operation":
@@ -47,22 +55,24 @@ class Operation:
         1.0
         """
         other = Operation(self._formula if forward is None else wraps(self._formula)(forward))
-        other._define(backward, self._static or ())
+        other._define(backward, self.static)
+        other._refuse = self._refuse
         return other
 
     @property
     def arguments(self) -> tuple[str, ...]:
         """The names of the arrays."""
-        return tuple(name for name in self._signature.parameters if name not in (self._static or ()))
+        return tuple(name for name in self._signature.parameters if name not in self.static)
 
     def _define(self, backward, static):
-        formula, self._static = self._formula, static
+        formula, self.static = self._formula, static
         compiled = partial(jax.jit, static_argnums=0, inline=True)  # inside of another jit no trace of it is left
         self._forward = compiled(lambda static, *arrays: formula(*arrays, **dict(static)))
         self._backward = compiled(lambda static, residuals, dy: backward(residuals, dy, **dict(static)))
         value = compiled(lambda static, *arrays: formula(*arrays, **dict(static))[0])
-        self._value = jax.custom_vjp(value, nondiff_argnums=(0,))
-        self._value.defvjp(self._forward, self._backward)
+        under_rule = jax.custom_vjp(value, nondiff_argnums=(0,))
+        under_rule.defvjp(self._forward, self._backward)
+        self._value = under_rule
 
     def refuse(self, check: Callable) -> Callable:
         """Decorator of a function of the same arguments that raises where it must; traced arrays do not reach it."""
@@ -88,7 +98,7 @@ class Operation:
 
     def backward(self, residuals, dy, **static) -> tuple:
         """The gradients of the arrays, one for each, from the residuals of `forward` and dy of y's shape."""
-        defaults = {name: self._signature.parameters[name].default for name in self._static or ()}
+        defaults = {name: self._signature.parameters[name].default for name in self.static}
         given = {name: value for name, value in defaults.items() if value is not inspect.Parameter.empty} | static
         if set(given) != set(defaults):
             raise InputError(
@@ -98,13 +108,16 @@ class Operation:
 
     def _split(self, args, kwargs):
         """The static arguments as pairs, and the arrays in order."""
-        if self._static is None:
+        if self._value is None:
             raise InputError(f"{self.name}: is an operation without a rule but must have one, by @{self.name}.rule")
-        bound = self._signature.bind(*args, **kwargs)
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.name}: {error}") from None
         bound.apply_defaults()
         if self._refuse is not None and not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(bound.arguments)):
             self._refuse(**bound.arguments)
-        static = self._hashable({name: bound.arguments.pop(name) for name in self._static})
+        static = self._hashable({name: bound.arguments.pop(name) for name in self.static})
         return static, tuple(bound.arguments.values())
 
     def _hashable(self, static):

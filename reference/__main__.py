@@ -25,7 +25,7 @@ from jaxcnn.operation import operation
 from jaxcnn.verify import OPERATIONS, Check, find_operation, table
 from jaxcnn.verify.cases import Case
 from jaxcnn.verify.context import Context, numpy_arrays
-from jaxcnn.verify.oracles import compare_gradients, compare_values, evaluate
+from jaxcnn.verify.oracles import compare_gradients, compare_values, point_at
 from jaxcnn.verify.problem import Problem
 from jaxcnn.verify.registry import without_rule
 from jaxcnn.verify.report import ORACLES
@@ -53,7 +53,7 @@ def check_loops(
     with jax.enable_x64(True):
         context = Context.of(problem, name, case, others={}, convention=None, terms=1, seed=seed)
         checks, _ = check_structure(context)
-        point = evaluate(context, 0, None)
+        point = point_at(context, 0, None)
         values, (dy,), grads = (numpy_arrays(part) for part in (point.values, point.dys, point.grads))
         args = problem.rebuild(values)
         y, residuals = forward(*args)

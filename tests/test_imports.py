@@ -1,6 +1,7 @@
 """What imports what: the levels of the architecture, the light import, the independence of the reference."""
 
 import ast
+import collections
 import importlib
 import re
 import subprocess
@@ -99,3 +100,17 @@ def test_everything_that_a_module_exports_is_there():
     assert len(exported) == len(set(exported))
     assert all(hasattr(jaxcnn, name) for name in exported)
     assert {*OPERATIONS, "Sequential", "Residual", "Conv2d", "operation", "fit"} <= set(exported)
+
+
+def test_a_public_name_means_one_thing():
+    """Of the functions, classes and constants of all modules; pytest gives the fixture the name of what it calls."""
+    owners = collections.defaultdict(set)
+    for path in ROOT.rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            names = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
+            if isinstance(node, ast.Assign):
+                names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+            for name in names:
+                owners[name].add(str(path.relative_to(ROOT)))
+    shared = {name: files for name, files in owners.items() if len(files) > 1 and not name.startswith("_")}
+    assert shared == {"check_rule": {"verify/engine.py", "verify/pytest_plugin.py"}}

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxcnn import InputError, conv2d, max_pool2d, operation, relu, softmax_cross_entropy
+from jaxcnn import InputError, conv2d, max_pool2d, operation, relu, softmax_cross_entropy, stochastic_pool2d
 
 CALLS = {
     "conv2d": (lambda x, weight: conv2d(x, weight, stride=2), ((2, 7, 6, 3), (3, 2, 3, 4))),
@@ -100,6 +100,19 @@ def test_another_rule_leaves_the_operation_alone():
     assert float(jax.grad(reversed_)(3.0)) == -1.0
     assert float(reversed_(3.0)) == 9.0
     assert float(jax.grad(power)(3.0)) == 6.0
+
+
+def test_a_rule_for_what_the_operation_has_not_and_a_call_without_an_array_are_refused():
+    with pytest.raises(InputError, match="ruleless: its rule has the static arguments"):
+        ruleless.rule(lambda residuals, dy, *, n: (dy,))
+    with pytest.raises(TypeError, match="conv2d: missing a required argument: 'weight'"):
+        conv2d(jnp.ones((1, 3, 3, 1)))
+
+
+def test_another_rule_refuses_what_the_operation_refuses():
+    same = stochastic_pool2d.with_rule(stochastic_pool2d.backward)
+    with pytest.raises(InputError, match="stochastic_pool2d: x has the entry -1.0 but must have none below 0"):
+        same(-jnp.ones((1, 2, 2, 1)), jax.random.key(0), 2)
 
 
 @operation

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..experiment import DIAGNOSED, precision
 from ..inspect.diagnosis import diagnose
-from .show import JsonOption, as_text, opened, severe, to_console
+from .show import JsonOption, opened, severe, to_console, to_json
 
 
 def diagnose_command(
@@ -51,4 +51,4 @@ def diagnose_command(
     if not bad:
         console.print("no hidden layer has half of its units saturated or a quarter dead")
     if as_json:
-        print(as_text({"samples": len(images), "layers": [vars(layer) | {"severe": layer in bad} for layer in found]}))
+        print(to_json({"samples": len(images), "layers": [vars(layer) | {"severe": layer in bad} for layer in found]}))

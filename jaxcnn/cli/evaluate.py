@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ..experiment import make_loss, precision
 from ..training import evaluate
-from .show import JsonOption, as_text, measures, opened, show_evaluation, to_console
+from .show import JsonOption, measures, opened, show_evaluation, to_console, to_json
 
 
 def evaluate_command(
@@ -39,4 +39,4 @@ def evaluate_command(
         f"loss {measured.loss:.4f} on {len(images):,} images of {dataset.name}",
     )
     if as_json:
-        print(as_text(measures(measured)))
+        print(to_json(measures(measured)))

@@ -34,7 +34,7 @@ def progress(console: Console) -> Progress:
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
-def as_text(value: Any) -> str:
+def to_json(value: Any) -> str:
     """JSON for stdout."""
     return json.dumps(value, indent=2, allow_nan=False)
 

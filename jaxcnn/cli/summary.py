@@ -7,7 +7,7 @@ import typer
 from ..errors import InputError
 from ..inspect.summary import summary
 from ..zoo.models import MODELS, find_model
-from .show import JsonOption, as_text
+from .show import JsonOption, to_json
 
 
 def summary_command(
@@ -29,6 +29,6 @@ def summary_command(
     table = summary(found.build(10), found.in_shape, batch_size=batch_size)
     if as_json:
         rows = [vars(row) for row in table.rows]
-        print(as_text({"model": model, "in_shape": table.in_shape, "batch_size": batch_size, "layers": rows}))
+        print(to_json({"model": model, "in_shape": table.in_shape, "batch_size": batch_size, "layers": rows}))
     else:
         print(table)

@@ -14,7 +14,7 @@ from ..recipe import DTYPES, LOSSES, OPTIMIZERS, Recipe
 from ..recovery import NonFiniteLoss
 from ..zoo.models import MODELS
 from ..zoo.presets import PRESETS, find_preset
-from .show import JsonOption, as_text, measures, progress, severe, show_evaluation, stop, to_console
+from .show import JsonOption, measures, progress, severe, show_evaluation, stop, to_console, to_json
 
 
 def train_command(
@@ -110,7 +110,7 @@ def train_command(
         stop(f"{diverged}; they are in {kept.folder / 'model.safetensors'}")
     printed.show(result, kept.folder)
     if as_json:
-        print(as_text(_outcome(result, kept.folder)))
+        print(to_json(_outcome(result, kept.folder)))
 
 
 class Printed(Observer):

@@ -11,7 +11,7 @@ from .. import files
 from ..errors import InputError
 from ..verify import OPERATIONS, check_operations, check_rule, chosen_cases, find_operation, rows, table
 from ..verify.arguments import draw, import_function
-from .show import JsonOption, as_text, progress, to_console
+from .show import JsonOption, progress, to_console, to_json
 
 
 def verify_command(
@@ -106,7 +106,7 @@ def _verify_mutants(as_json) -> NoReturn:
              "check_grads": o.check_grads, "chex": o.chex}
             for o in found
         ]  # fmt: skip
-        print(as_text({"passed": caught, "mutants": shown, "false_alarms": alarms}))
+        print(to_json({"passed": caught, "mutants": shown, "false_alarms": alarms}))
     else:
         print(mutants.mutant_table(found, alarms))
     raise typer.Exit(0 if caught else 1)
@@ -122,7 +122,7 @@ def _soak(count, seed, as_json) -> NoReturn:
     failed = sum(report.failed for report in bad)
     if as_json:
         outcome = {"passed": not bad, "cases": count, "false_alarms": failed, "not_all_checked": len(bad) - failed}
-        print(as_text(outcome | {"seed": seed, "checks": checks}))
+        print(to_json(outcome | {"seed": seed, "checks": checks}))
     else:
         print(f"{count} random cases in float64, float32 and bfloat16: {failed} false alarms, "
               f"{len(bad) - failed} not checked in all")  # fmt: skip
@@ -142,7 +142,7 @@ def _verify_operations(op, thorough, as_json) -> NoReturn:
     passed = all(check.passed for check in checks)
     if as_json:
         shown = [vars(row) | {"error": row.error if math.isfinite(row.error) else None} for row in rows(checks)]
-        print(as_text({"passed": passed, "checks": shown, "failures": [str(c) for c in checks if not c.passed]}))
+        print(to_json({"passed": passed, "checks": shown, "failures": [str(c) for c in checks if not c.passed]}))
     else:
         print(table(checks))
         if not thorough:

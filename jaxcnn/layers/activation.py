@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from ..errors import InputError, check_floating, check_shape
 from ..operation import operation
-from .base import FixedLayer
+from .base import OperationLayer
 
 __all__ = ["ReLU", "ScaledTanh", "Sigmoid", "Softmax", "Tanh", "relu", "scaled_tanh", "sigmoid", "softmax", "tanh"]
 
@@ -146,35 +146,35 @@ def _(y, dy):
 
 
 @dataclass(frozen=True)
-class ReLU(FixedLayer):
+class ReLU(OperationLayer):
     """Spec of `relu`."""
 
     op = relu
 
 
 @dataclass(frozen=True)
-class Sigmoid(FixedLayer):
+class Sigmoid(OperationLayer):
     """Spec of `sigmoid`."""
 
     op = sigmoid
 
 
 @dataclass(frozen=True)
-class Tanh(FixedLayer):
+class Tanh(OperationLayer):
     """Spec of `tanh`."""
 
     op = tanh
 
 
 @dataclass(frozen=True)
-class ScaledTanh(FixedLayer):
+class ScaledTanh(OperationLayer):
     """Spec of `scaled_tanh`."""
 
     op = scaled_tanh
 
 
 @dataclass(frozen=True)
-class Softmax(FixedLayer):
+class Softmax(OperationLayer):
     """Spec of `softmax`; not needed before `softmax_cross_entropy`, which contains it."""
 
     op = softmax

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ..errors import InputError
 from ..operation import Operation
 
-__all__ = ["LAYERS", "FixedLayer", "Layer", "rebuild", "walk"]
+__all__ = ["LAYERS", "Layer", "OperationLayer", "rebuild", "walk"]
 
 Params = Any  # a dict of arrays, or of dicts
 Residuals = Any  # whatever pytree of arrays `forward` hands to `backward`
@@ -170,11 +170,13 @@ def parameter(layer: Layer, params: Params, name: str) -> jax.Array:
 
 
 class OperationLayer(Layer, abstract=True):
-    """A layer that is one operation of x and its parameters, which have the names of the operation's arguments."""
+    """A layer that is one operation, `op`, of x and its parameters.
+
+    Parameters have the names of the operation's arrays after x, fields those of its static arguments. A parameter whose
+    name is a field that is False, such as `bias=False`, there is none of.
+    """
 
     op: ClassVar[Operation]
-    static: ClassVar[tuple[str, ...]] = ()
-    """The fields that are keyword arguments of the operation."""
 
     def __init_subclass__(cls, abstract: bool = False, **keywords):
         if not abstract and not isinstance(op := getattr(cls, "op", None), Operation):
@@ -182,13 +184,13 @@ class OperationLayer(Layer, abstract=True):
         super().__init_subclass__(abstract, **keywords)
 
     def apply(self, params, x, *, train=False, key=None):
-        return self.op(x, *self._arrays(params), **self._hyper)
+        return self.op(x, *self._arrays(params), **self._static)
 
     def forward(self, params, x, *, train=False, key=None):
-        return self.op.forward(x, *self._arrays(params), **self._hyper)
+        return self.op.forward(x, *self._arrays(params), **self._static)
 
     def backward(self, residuals, dy):
-        dx, *grads = self.op.backward(residuals, dy, **self._hyper)
+        dx, *grads = self.op.backward(residuals, dy, **self._static)
         names = self.op.arguments[1:]
         return dx, {name: grad for name, grad in zip(names, grads, strict=True) if grad is not None}
 
@@ -198,19 +200,8 @@ class OperationLayer(Layer, abstract=True):
         return [parameter(self, params, name) if getattr(self, name, True) else None for name in names]
 
     @property
-    def _hyper(self):
-        return {name: getattr(self, name) for name in self.static}
-
-
-class FixedLayer(OperationLayer, abstract=True):
-    """A layer without parameters: its operation, the fields its keyword arguments."""
-
-    def _arrays(self, params):
-        return ()
-
-    @property
-    def _hyper(self):
-        return vars(self)
+    def _static(self):
+        return {name: getattr(self, name) for name in self.op.static}
 
 
 def check_image(op: str, in_shape: Shape) -> None:

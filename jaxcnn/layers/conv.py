@@ -154,7 +154,7 @@ class Conv2d(OperationLayer):
     initializer: str = "he_normal"
     connections: Connections | None = None
 
-    op, static = conv2d, ("stride", "padding", "dilation", "groups")
+    op = conv2d
 
     def __post_init__(self):
         check_count("conv2d", "out_channels", self.out_channels)

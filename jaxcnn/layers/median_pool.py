@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from ..errors import check_floating, check_shape
 from ..geometry import Pair, pair, resolve_pool
 from ..operation import Static, operation
-from .base import FixedLayer
+from .base import OperationLayer
 from .pool import _entries_at, _placed_at
 
 __all__ = ["MedianPool2d", "median_pool2d"]
@@ -78,7 +78,7 @@ def _middle(count):
 
 
 @dataclass(frozen=True)
-class MedianPool2d(FixedLayer):
+class MedianPool2d(OperationLayer):
     """Spec of `median_pool2d`.
 
     >>> MedianPool2d(3, stride=2).output_shape((29, 29, 6))

@@ -25,7 +25,7 @@ from ..errors import check_floating, check_shape
 from ..geometry import Padding, Pair, pair, resolve_pool
 from ..kernels import materialized
 from ..operation import Static, operation
-from .base import FixedLayer
+from .base import OperationLayer
 
 __all__ = ["AvgPool2d", "MaxPool2d", "avg_pool2d", "max_pool2d"]
 
@@ -204,7 +204,7 @@ def _inside(window, position):
 
 
 @dataclass(frozen=True)
-class PaddedPool(FixedLayer, abstract=True):
+class PaddedPool(OperationLayer, abstract=True):
     """What the specs of pooling with padding have in common."""
 
     window_size: int | Pair

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ..errors import InputError, check_floating, check_shape
 from ..operation import Static, operation
-from .base import FixedLayer
+from .base import OperationLayer
 
 __all__ = ["Flatten", "flatten"]
 
@@ -44,7 +44,7 @@ def _(residuals, dy):
 
 
 @dataclass(frozen=True)
-class Flatten(FixedLayer):
+class Flatten(OperationLayer):
     """Spec of `flatten`.
 
     >>> Flatten().output_shape((4, 4, 16))

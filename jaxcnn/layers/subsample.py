@@ -114,7 +114,7 @@ class Subsample2d(OperationLayer):
 
     window_size: int | Pair
 
-    op, static = subsample2d, ("window_size",)
+    op = subsample2d
 
     def __post_init__(self):
         pair("subsample2d", "window_size", self.window_size)

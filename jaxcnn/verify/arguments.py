@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 
-DTYPES = {
+SHORT_DTYPES = {
     "f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16",
     "i8": "int8", "i32": "int32", "i64": "int64", "u8": "uint8", "u32": "uint32", "bool": "bool",
 }  # fmt: skip
@@ -60,11 +60,11 @@ def draw(text: str, seed: int = 0) -> list:
     rng, found, at = np.random.default_rng(seed), [], 0
     while at < len(text):
         part = ARGUMENT.match(text, at)
-        dtype = part and (part["key"] or DTYPES.get(part["dtype"]))
+        dtype = part and (part["key"] or SHORT_DTYPES.get(part["dtype"]))
         if part is None or dtype is None:
             raise InputError(
                 f"args is {text!r}, which cannot be read at {text[at:].strip()!r}; it must be a list such as "
-                f'"f32[2,7,5,3], f32[4]+, i32[5]:10, key" of the types {", ".join(DTYPES)}'
+                f'"f32[2,7,5,3], f32[4]+, i32[5]:10, key" of the types {", ".join(SHORT_DTYPES)}'
             )
         at = part.end()
         if dtype == "key":

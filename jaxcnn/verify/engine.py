@@ -16,14 +16,14 @@ import numpy as np
 from ..errors import InputError
 from .context import Context
 from .kinks import judge_kinks, kink_masks, probe, resampled
-from .oracles import compare_differences, compare_gradients, compare_values, evaluate, linear, two_runs
+from .oracles import compare_differences, compare_gradients, compare_values, linear, point_at, two_runs
 from .precision import check_precision
 from .problem import Problem, described
 from .report import Check, Report
 from .structure import check_structure, residuals
 from .transformations import check_transformations
 
-DTYPES = ("float64", "float32", "bfloat16")
+CHECKED_DTYPES = ("float64", "float32", "bfloat16")
 TRANSFORMATIONS = ("jit", "vmap", "scan", "grad of grad")
 CONVENTIONS = ("autodiff", "reference", "left", "right", "mean")
 
@@ -35,7 +35,7 @@ def check_rule(
     reference: Callable | None = None,
     argnums: int | Sequence[int] | None = None,
     kinks: str | None = None,
-    dtypes: Sequence[str] = DTYPES,
+    dtypes: Sequence[str] = CHECKED_DTYPES,
     thorough: bool = False,
     seed: int = 0,
 ) -> Report:
@@ -102,7 +102,7 @@ def check(
     others: Mapping[str, Callable] | None = None,
     kinks: str | None = None,
     differences: bool = True,
-    dtypes: Sequence[str] = DTYPES,
+    dtypes: Sequence[str] = CHECKED_DTYPES,
     terms: int | None = None,
     transformations: Sequence[str] = (),
     thorough: bool = False,
@@ -143,7 +143,7 @@ def check(
 
 def _at_draw(context, draw, reference, differences) -> tuple[list[Check], bool]:
     """The checks at one draw of arguments and cotangents, and whether every oracle confirms the gradients."""
-    point = evaluate(context, draw, reference)
+    point = point_at(context, draw, reference)
     probes = probe(context, point) if differences else []
     kinks = kink_masks(point, probes)
     gradients = [*compare_gradients(context, point, kinks), *compare_differences(context, point, probes)]

@@ -27,7 +27,7 @@ class Point:
     truths: dict[str, Sequence] = field(default_factory=dict)  # gradients by oracle
 
 
-def evaluate(context: Context, draw: int, reference: Callable | None) -> Point:
+def point_at(context: Context, draw: int, reference: Callable | None) -> Point:
     """The rule and all oracles but the differences at one draw."""
     values, dys = context.values(draw), context.cotangents(draw)
     value, outputs, grads, explicit = context.rule(values, dys)

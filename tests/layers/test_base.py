@@ -16,10 +16,10 @@ from jaxcnn import (
     SGD,
     Conv2d,
     Dense,
-    FixedLayer,
     Flatten,
     InputError,
     Layer,
+    OperationLayer,
     ReLU,
     Sequential,
     SoftmaxCrossEntropy,
@@ -53,7 +53,7 @@ def _(u, dy, *, sharpness):
 
 
 @dataclass(frozen=True)
-class Softplus(FixedLayer):
+class Softplus(OperationLayer):
     """Spec of `softplus`."""
 
     sharpness: float = 1.0
@@ -201,7 +201,7 @@ def test_what_is_lacking_is_said_when_the_class_is_defined():
     with pytest.raises(InputError, match="Lame: lacks forward but must define"):
         define("Lame", apply=some, backward_with_deltas=some)
     with pytest.raises(InputError, match="Lame: op is <function relu.* but must be an operation, made by @operation"):
-        type("Lame", (FixedLayer,), {"op": relu.__wrapped__})
+        type("Lame", (OperationLayer,), {"op": relu.__wrapped__})
     assert "Lame" not in LAYERS
 
 
