@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from corners import drawn
 
 
 @pytest.fixture
@@ -16,3 +17,9 @@ def float64():
     """JAX with 64-bit types for the length of one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def images(rng):
+    """The images and labels of `corners`."""
+    return drawn(rng)

@@ -1,52 +1,19 @@
+"""One step, one epoch, and evaluation."""
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+from corners import LOSS, NETWORK, OPTIMIZER, start
 
 from jaxcnn import (
     SGD,
-    Conv2d,
-    Cosine,
-    Dense,
-    Dropout,
-    Flatten,
-    MaxPool2d,
-    ReLU,
-    Sequential,
     SoftmaxCrossEntropy,
     evaluate,
     gradients,
-    init_state,
     train_epoch,
     train_step,
 )
 from jaxcnn.training import epoch_order
-
-NETWORK = Sequential((Conv2d(4, 3), ReLU(), MaxPool2d(2), Flatten(), Dropout(0.2), Dense(3)))
-
-
-LOSS = SoftmaxCrossEntropy()
-
-
-OPTIMIZER = SGD(Cosine(0.1, 100), momentum=0.9)
-
-
-@pytest.fixture
-def images(rng):
-    """Three classes that differ in the corner that is bright."""
-    labels = rng.integers(0, 3, 50)
-    x = rng.standard_normal((50, 6, 6, 1)) / 2
-    for i, label in enumerate(labels):
-        x[i, 4 * (label % 2) :, 4 * (label // 2) :][:2, :2] += 3
-    return jnp.asarray(x, jnp.float32), jnp.asarray(labels)
-
-
-def start(seed=0, optimizer=OPTIMIZER):
-    return init_state(NETWORK, optimizer, jax.random.key(seed), (6, 6, 1))
-
-
-def same(a, b):
-    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True))
 
 
 @pytest.mark.usefixtures("float64")

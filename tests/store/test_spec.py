@@ -12,32 +12,17 @@ from jaxcnn import (
     Flatten,
     InputError,
     MaxPool2d,
-    ReLU,
     Sequential,
-    Sigmoid,
     Softmax,
-    Tanh,
     spec_from_json,
     spec_to_json,
 )
 
-NETWORK = Sequential(
-    (
-        Conv2d(3, (3, 2), stride=(1, 2), padding="SAME"),
-        ReLU(),
-        Sequential((MaxPool2d(2), Conv2d(4, 2), Tanh())),
-        Dropout(0.3),
-        Flatten(),
-        Dense(5, bias=False),
-        Sigmoid(),
-        Dense(3),
-    )
-)
-
 
 def test_specs_of_every_kind_survive_json():
+    inner = Sequential((MaxPool2d(2), Conv2d(4, 2, stride=(1, 2), padding="SAME"), Dropout(0.3), Dense(5, bias=False)))
     network = Sequential(
-        [NETWORK, Conv2d(2, (3, 2), padding=((1, 0), (0, 2))), AvgPool2d((2, 1), padding=1), Softmax()]
+        [inner, Conv2d(2, (3, 2), padding=((1, 0), (0, 2))), AvgPool2d((2, 1), padding=1), Flatten(), Softmax()]
     )
     assert spec_from_json(json.loads(json.dumps(spec_to_json(network)))) == network
 
