@@ -102,3 +102,9 @@ def test_the_folder_of_a_recorder_is_there_from_the_gradient_check_on(tmp_path):
     }  # fmt: skip
     with pytest.raises(InputError, match="which exists; it must be a new folder"):
         Recorder(tmp_path / "r")
+
+
+def test_mirrored_images_count_as_training_images():
+    assert len(prepare(SMALL.changed(mirror=True, batch_size=192)).train_images) == 192
+    with pytest.raises(InputError, match="batch_size is 193 but must be at most 192, the number of training images"):
+        prepare(SMALL.changed(mirror=True, batch_size=193))
