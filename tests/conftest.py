@@ -1,9 +1,13 @@
 """Shared by all tests: random arrays, and float64 where a test asks for it."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from corners import drawn
+
+from jaxcnn.data import load_digits
 
 
 @pytest.fixture
@@ -23,3 +27,21 @@ def float64():
 def images(rng):
     """The images and labels of `corners`."""
     return drawn(rng)
+
+
+@pytest.fixture
+def in_an_empty_folder(tmp_path, monkeypatch):
+    """The current folder is an empty one."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def few_digits():
+    """96 digits to train on and 40 to test, for what does not depend on how well it is learnt."""
+    digits = load_digits()
+    cut = {
+        f"{split}_{part}": getattr(digits, f"{split}_{part}")[:size]
+        for split, size in (("train", 96), ("test", 40))
+        for part in ("images", "labels")
+    }
+    return dataclasses.replace(digits, **cut)

@@ -15,15 +15,8 @@ SMALL = Recipe(model=Sequential((Flatten(), Dense(10))), epochs=2, batch_size=16
 
 
 @pytest.fixture(autouse=True)
-def few_digits(monkeypatch):
-    """96 digits to train on and 40 to test."""
-    digits = load_digits()
-    cut = {
-        f"{split}_{part}": getattr(digits, f"{split}_{part}")[:size]
-        for split, size in (("train", 96), ("test", 40))
-        for part in ("images", "labels")
-    }
-    monkeypatch.setattr(experiment, "load_dataset", lambda source: dataclasses.replace(digits, **cut))
+def on_few_digits(monkeypatch, few_digits):
+    monkeypatch.setattr(experiment, "load_dataset", lambda source: few_digits)
 
 
 class Listener(Observer):

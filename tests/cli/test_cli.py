@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from command import run
 
+pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
+
 UNIT = {"mean": 0, "std": 1, "padding": 0}
 
 

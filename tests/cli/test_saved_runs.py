@@ -4,11 +4,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 from command import run
 
 from jaxcnn.cli import show
 from jaxcnn.data import Dataset
 from jaxcnn.store.checkpoint import save_checkpoint
+
+pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
 
 
 def test_data_of_another_shape_is_refused_by_evaluate(capsys, monkeypatch):

@@ -14,6 +14,8 @@ from jaxcnn.data import Normalization, load_digits
 from jaxcnn.recipe import Recipe
 from jaxcnn.store.runs import load_run
 
+pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
+
 
 def test_train_then_evaluate(capsys):
     assert run("train", "--epochs", 3, "--json") == 0

@@ -9,6 +9,8 @@ from command import run
 from jaxcnn.recipe import Recipe
 from jaxcnn.zoo.presets import PRESETS, find_preset
 
+pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
+
 
 @pytest.fixture
 def folder(tmp_path, rng, monkeypatch):

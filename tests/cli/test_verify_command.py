@@ -4,7 +4,10 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pytest
 from command import run
+
+pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
 
 
 def test_verify_prints_the_table_and_exits_by_the_verdict(capsys, monkeypatch):
