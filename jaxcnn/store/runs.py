@@ -38,7 +38,7 @@ class Run:
 
     @classmethod
     def create(cls, out: Path | None, name: str, network: Layer, in_shape: Shape, config: dict[str, Any]) -> "Run":
-        """Create the folder `out`, or the next free runs/NAME-0001,.
+        """Create the folder `out`, or the next free runs/NAME-0001.
 
         Raises:
             InputError: the folder exists or cannot be created.
