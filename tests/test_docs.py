@@ -79,6 +79,20 @@ def test_the_tutorial_differentiates_nothing_automatically():
     assert sorted(map(int, re.findall(r"\d+", steps))) == list(range(1, 12))
 
 
+def test_the_chinese_tutorial_has_the_code_the_printed_lines_and_the_steps_of_the_english_one():
+    english, chinese = ((ROOT / "docs" / name).read_text() for name in ("tutorial.md", "tutorial.zh-CN.md"))
+
+    def blocks(text):
+        return re.findall(r"```(?:python|text)\n.*?```", text, re.S)
+
+    assert blocks(chinese) == blocks(english)
+    steps = "、".join(re.findall(r"^## 第 ([\d、]+) 步：", chinese, re.M))
+    assert sorted(map(int, steps.split("、"))) == list(range(1, 12))
+    assert len(re.findall(r"^## ", chinese, re.M)) == len(re.findall(r"^## ", english, re.M))
+    assert "(tutorial.zh-CN.md)" in english
+    assert "(tutorial.md)" in chinese
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_paths_in_a_document_exist(document):
     text = (ROOT / document).read_text()
