@@ -1,4 +1,4 @@
-# make train | test | slow | lint | verify | reference | bench    (PYTHON=python3.12 to choose another interpreter)
+# make train | test | slow | lint | docs | verify | reference | bench    (PYTHON=python3.12 to choose another interpreter)
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -8,7 +8,7 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --editable '.[cli,dev]'
 	touch $@
 
-.PHONY: train test slow lint verify reference bench
+.PHONY: train test slow lint docs verify reference bench
 train: .venv/installed
 	$(BIN)/jaxcnn train
 
@@ -22,6 +22,11 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet docs build/site
+	@echo "open build/site/index.html"
 
 verify: .venv/installed
 	$(BIN)/jaxcnn verify

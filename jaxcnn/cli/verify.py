@@ -97,7 +97,7 @@ def _verify_mutants(as_json) -> NoReturn:
         for outcome in mutants.outcomes():
             found.append(outcome)
             bar.update(task, advance=1, description=f"{outcome.mutant.op}: {outcome.mutant.fault}")
-        bar.update(task, description="the others' false alarms")
+        bar.update(task, description="false alarms")
         alarms = mutants.false_alarms()
     caught = all(outcome.checks for outcome in found)
     if as_json:

@@ -126,7 +126,7 @@ LENET5_C3: Connections = (
     (0, 1, 2, 3), (1, 2, 3, 4), (2, 3, 4, 5), (0, 3, 4, 5), (0, 1, 4, 5), (0, 1, 2, 5),
     (0, 1, 3, 4), (1, 2, 4, 5), (0, 2, 3, 5), (0, 1, 2, 3, 4, 5),
 )  # fmt: skip
-"""The 6 maps that each of the 16 maps of LeNet-5's layer C3 sees: LeCun et al. (1998), table I [F2]."""
+"""The maps that each of the 16 maps of LeNet-5's layer C3 sees, of 6; LeCun et al. (1998), table I [F2]."""
 
 
 @dataclass(frozen=True)
