@@ -85,6 +85,20 @@ def test_the_default_model_is_the_one_made_for_the_images(monkeypatch):
         prepare(Recipe(normalize=False))
 
 
+@pytest.mark.parametrize(
+    ("layers", "sentence"),
+    [
+        ((Dense(10),), "model has outputs of shape (8, 8, 10) but must have one for each of the 10 classes"),
+        ((Flatten(), Dense(9)), "model has outputs of shape (9,) but must have one for each of the 10 classes"),
+        ((Flatten(),), "model has no parameters but must have some to train"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_on_the_data_gets_one_sentence(layers, sentence):
+    with pytest.raises(InputError) as refused:
+        prepare(SMALL.changed(model=Sequential(layers)))
+    assert str(refused.value).startswith(sentence)
+
+
 def test_the_folder_of_a_recorder_is_there_from_the_gradient_check_on(tmp_path):
     recorder = Recorder(tmp_path / "r")
     with pytest.raises(InputError, match="is not created before its gradient was checked"):

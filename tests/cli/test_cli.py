@@ -26,6 +26,16 @@ UNIT = {"mean": 0, "std": 1, "padding": 0}
         (["verify", "relu", "--args", "f32[2]"], "function is 'relu' but must be module:function"),
         (["verify", "jax.nn:relu", "--args", "f32(2)"], "args is 'f32(2)', which cannot be read"),
         (["verify", "jax.nn:relu", "--op", "relu"], "a function and op are both given"),
+        (["verify", "jax.nn:relu", "--args", "f32[0]"], "check_rule: x has shape (0,) but must have an entry"),
+        (["verify", "jax.nn:relu", "--args", "f32[100000,100000]"], "must have at most 4,194,304"),
+        (
+            ["verify", "jax.nn:relu", "--args", "f32[3]", "--plain", "jax.numpy:add"],
+            "plain of relu(float64[3]) cannot be called: TypeError",
+        ),
+        (
+            ["verify", "jax.nn:relu", "--args", "f32[3]", "--plain", "jax.numpy:sum"],
+            "plain of relu(float64[3]) returns arrays of shapes [()] but must return [(3,)]",
+        ),
         (["verify", "--plain", "jax.nn:relu"], "plain is given but no function"),
         (["verify", "jax.nn:relu", "--args", "f32[2]", "--html", "no/page.html"], "its folder must exist"),
         (["verify", "--mutants", "--thorough"], "thorough is given with mutants"),

@@ -115,6 +115,8 @@ def test_a_diverging_run_says_so_and_keeps_the_last_good_parameters(capsys):
         (["--seed", -1], "seed is -1 but must be at least 0"),
         (["--model", "resnet"], "model is 'resnet' but must be one of digits, lenet28, cnn28, vgg32"),
         (["--model", "lenet28"], "layer 'conv2' with input shape (4, 4, 6): conv2d: a window of height 5 does not fit"),
+        (["--model", "resnet32"], "model is 'resnet32', which images of shape (8, 8, 1) do not fit (layer"),
+        (["--model", "resnet32"], "it must be one of digits (8x8x1); lenet28, cnn28"),
         (["--data", "nowhere"], "data is 'nowhere' but must be \"digits\" or a folder"),
         (["--out", "."], "out is '.', which exists; it must be a new folder"),
         (["--out", "file/run"], "out is 'file/run', which cannot be created"),
