@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcnn import Dense, Flatten, InputError, NonFiniteLoss, Sequential, experiment
+from jaxcnn import Dense, Flatten, InputError, NonFiniteLoss, ReLU, Sequential, experiment
 from jaxcnn.data import load_digits
 from jaxcnn.experiment import Observer, Recorder, WrongGradient, prepare, run
 from jaxcnn.recipe import Recipe
@@ -88,7 +88,7 @@ def test_the_default_model_is_the_one_made_for_the_images(monkeypatch):
 @pytest.mark.parametrize(
     ("layers", "sentence"),
     [
-        ((Dense(10),), "model has outputs of shape (8, 8, 10) but must have one for each of the 10 classes"),
+        ((ReLU(),), "model has outputs of shape (8, 8, 1) but must have one for each of the 10 classes"),
         ((Flatten(), Dense(9)), "model has outputs of shape (9,) but must have one for each of the 10 classes"),
         ((Flatten(),), "model has no parameters but must have some to train"),
     ],

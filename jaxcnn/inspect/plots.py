@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -88,11 +89,13 @@ def _figure(title, **arguments):
     except ImportError:
         raise InputError("pictures need matplotlib: pip install 'jaxcnn[cli]'") from None
     figure = Figure(layout="constrained", **arguments)
-    figure.suptitle(title, parse_math=False)
+    figure.suptitle(title.encode("utf-8", "replace").decode(), parse_math=False)
     return figure
 
 
 def _png(figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of the title: no font has all characters of a folder's name
+        figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()

@@ -1,6 +1,8 @@
 """`jaxcnn train` as a user meets it."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -147,6 +149,17 @@ def test_bad_input_to_train_gets_one_sentence(capsys, arguments, sentence):
     assert sentence in lines[0]
     assert "Traceback" not in err
     assert sorted(path.name for path in Path().iterdir()) == ["dangling", "file"]
+
+
+def test_a_full_disk_names_the_file(capsys, monkeypatch, few_digits):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(experiment, "load_dataset", lambda source: few_digits)
+    monkeypatch.setattr(os, "fsync", full)
+    assert run("train", "--epochs", 1, "--out", "r") == 2
+    assert capsys.readouterr().err == "jaxcnn: r/recipe.toml: No space left on device\n"
+    assert list(Path("r").iterdir()) == []
 
 
 def test_an_interrupted_run_keeps_what_it_has(capsys, monkeypatch):
