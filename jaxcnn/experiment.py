@@ -172,6 +172,9 @@ def prepare(recipe: Recipe) -> Experiment:
         raise InputError(
             f"batch_size is {recipe.batch_size} but must be at most {count}, the number of training images"
         )
+    most = (2**31 - 1) // (count // recipe.batch_size)
+    if recipe.epochs > most:
+        raise InputError(f"epochs is {recipe.epochs} but must be at most {most}: updates are counted in int32")
     normalization = Normalization(0.0, 1.0, recipe.padding)
     if recipe.normalize:
         normalization = Normalization.of(dataset.train_images, recipe.padding)

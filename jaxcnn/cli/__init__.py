@@ -8,12 +8,14 @@ from typing import NoReturn
 
 from ..errors import InputError
 
-SPELLED = {"·": ".", "•": "*", "…": ".", "░": ".", "▒": ":", "▓": "+", "█": "#"}
+SPELLED = {"·": ".", "•": "*", "…": ".", "±": "+-", "░": ".", "▒": ":", "▓": "+", "█": "#"}
 
 
 def _spelled(error):
-    """For what a stream cannot encode, a terminal that knows ASCII only: as many characters that it can."""
-    return "".join(SPELLED.get(character, "?") for character in error.object[error.start : error.end]), error.end
+    """What a stream prints for a character that it cannot encode; a byte of a file's name stays that byte."""
+    character = error.object[error.start]
+    byte = ord(character) - 0xDC00
+    return bytes([byte]) if 0x80 <= byte <= 0xFF else SPELLED.get(character, "?"), error.start + 1
 
 
 codecs.register_error("jaxcnn", _spelled)
@@ -26,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
             stream.reconfigure(errors="jaxcnn")
     try:
         status = _run(arguments)
-        sys.stdout.flush()
+        print(end="", flush=True)
     except InputError as error:
         _fail(str(error), 2)
     except OSError as error:
@@ -38,6 +40,8 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:  # before Typer was there
         _fail("interrupted", 130)
     except Exception as error:
+        if isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED"):  # NumPy's or JAX's
+            _fail(f"there is not enough memory: {str(error).splitlines()[0].rstrip('.')}", 2)
         # Typer's own: of an interruption, of an unknown option; the classes moved between its versions
         if type(error).__name__ == "Abort":
             _fail("interrupted", 130)

@@ -140,7 +140,8 @@ class Printed(Observer):
             f"epoch {metrics['epoch']:3}  loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:6.2%}  "
             f"test loss {metrics['test_loss']:.4f}  accuracy {metrics['test_accuracy']:6.2%}"
         )
-        self.bar.update(self.task, advance=1, description=line)
+        short = "loss {loss:.4f}  test loss {test_loss:.4f}  accuracy {test_accuracy:6.2%}"  # leaves room in 80 columns
+        self.bar.update(self.task, advance=1, description=short.format(**metrics))
         if not self.console.is_terminal and metrics["epoch"] % max(1, experiment.recipe.epochs // 10) == 0:
             self.console.print(line)
         for layer in severe(experiment.network, found):

@@ -76,8 +76,8 @@ def _verify_function(function, args, plain, thorough, seed, html, as_json) -> No
     f, bare = import_function(function), None if plain is None else import_function(plain, "plain")
     if args is None:
         raise InputError(f'args is not given; {function} needs some, such as --args "f32[2,7,5,3], f32[4]"')
-    if html is not None and not html.resolve().parent.is_dir():
-        raise InputError(f"html is {str(html)!r} but its folder must exist")
+    if html is not None and (html.is_dir() or not html.resolve().parent.is_dir()):
+        raise InputError(f"html is {str(html)!r} but must be a file; its folder must exist")
     with jax.enable_x64(True):
         drawn = draw(args, seed)
     report = check_rule(f, *drawn, plain=bare, thorough=thorough, seed=seed)

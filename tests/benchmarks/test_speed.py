@@ -57,7 +57,11 @@ def truth(task):
         (("--net", "lenet5"), "net is 'lenet5' but must be one of lenet28, cnn28, vgg32, resnet32"),
         (("--op", "pool"), "op is 'pool' but must be one of conv2d, max_pool2d, avg_pool2d, all"),
         (("--peers", "torch,jacks"), "peers has 'jacks' but must be some of torch, flax, equinox"),
-        (("--out", "nowhere/a.json"), "out is 'nowhere/a.json', which cannot be written: its folder must exist"),
+        (
+            ("--out", "nowhere/a.json"),
+            "out is 'nowhere/a.json', which cannot be written: it must be a file, its folder must exist",
+        ),
+        (("--out", "."), "out is '.', which cannot be written: it must be a file, its folder must exist"),
     ],
 )
 def test_what_is_unknown_is_refused_in_a_sentence(arguments, sentence, capsys):

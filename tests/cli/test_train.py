@@ -106,6 +106,8 @@ def test_a_diverging_run_says_so_and_keeps_the_last_good_parameters(capsys):
     ("arguments", "sentence"),
     [
         (["--epochs", 0], "epochs is 0 but must be at least 1"),
+        (["--epochs", 2**31], "epochs is 2147483648 but must be at most 48806446: updates are counted in int32"),
+        (["--config", "padded.toml"], "there is not enough memory: Unable to allocate"),
         (["--batch-size", 0], "batch_size is 0 but must be at least 1"),
         (["--batch-size", 1438], "batch_size is 1438 but must be at most 1437, the number of training images"),
         (["--learning-rate", -1], "learning_rate is -1.0 but must be finite, at least 0"),
@@ -140,6 +142,7 @@ def test_a_diverging_run_says_so_and_keeps_the_last_good_parameters(capsys):
 )
 def test_bad_input_to_train_gets_one_sentence(capsys, arguments, sentence):
     Path("file").write_text("")
+    Path("padded.toml").write_text("padding = 1000000000")
     Path("dangling").symlink_to("nowhere")
     assert run("train", *arguments) == 2
     err = capsys.readouterr().err
@@ -148,7 +151,7 @@ def test_bad_input_to_train_gets_one_sentence(capsys, arguments, sentence):
     assert err.splitlines()[-1] == lines[0]
     assert sentence in lines[0]
     assert "Traceback" not in err
-    assert sorted(path.name for path in Path().iterdir()) == ["dangling", "file"]
+    assert sorted(path.name for path in Path().iterdir()) == ["dangling", "file", "padded.toml"]
 
 
 def test_a_full_disk_names_the_file(capsys, monkeypatch, few_digits):

@@ -70,8 +70,8 @@ def test_arguments_that_cannot_be_read(text):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("f32[100000,100000]", "which has 10,000,000,000 entries but must have at most 4,194,304"),
-        ("f32[4000000], i32[4000000]", "which has 8,000,000 entries but must have at most 4,194,304"),
+        ("f32[100000,100000]", "which has 10,000,000,000 entries but must have at most 2,097,152"),
+        ("f32[4000000], i32[4000000]", "which has 8,000,000 entries but must have at most 2,097,152"),
         ("i8[3]:1000", "where int8 is below 1000 but must be below 128 at most"),
     ],
 )
