@@ -25,7 +25,7 @@ from .recovery import NonFiniteLoss
 from .sgd import SGD, Constant, Cosine, Optax, Optimizer
 from .store.runs import Run, check_out
 from .training import Evaluation, TrainState, evaluate, init_state
-from .zoo.models import MODELS, find_model
+from .zoo.models import MODELS, by_shape, find_model
 from .zoo.presets import PRESETS
 
 __all__ = ["Experiment", "Observer", "Recorder", "Result", "prepare", "run"]
@@ -172,6 +172,9 @@ def prepare(recipe: Recipe) -> Experiment:
         raise InputError(
             f"batch_size is {recipe.batch_size} but must be at most {count}, the number of training images"
         )
+    most = (2**31 - 1) // (count // recipe.batch_size)
+    if recipe.epochs > most:
+        raise InputError(f"epochs is {recipe.epochs} but must be at most {most}: updates are counted in int32")
     normalization = Normalization(0.0, 1.0, recipe.padding)
     if recipe.normalize:
         normalization = Normalization.of(dataset.train_images, recipe.padding)
@@ -179,7 +182,7 @@ def prepare(recipe: Recipe) -> Experiment:
     if recipe.mirror:
         images, labels = mirrored(images, labels)
     model = _model(recipe, dataset, images.shape[1:])
-    network = model if isinstance(model, Layer) else find_model(model).build(len(dataset.classes))
+    network = _network(model, dataset, images.shape[1:])
     source = recipe.data if recipe.data == "digits" else str(Path(recipe.data).resolve())
     recipe = dataclasses.replace(recipe, data=source, model=model, **recipe.rates)
     return Experiment(recipe, dataset, normalization, network, make_loss(recipe.loss, network), images, labels)
@@ -190,7 +193,9 @@ def _model(recipe, dataset, in_shape) -> str | Layer:
         for name, model in MODELS.items():
             if model.in_shape == in_shape:
                 return name
-        raise InputError(f"model is not given and none is made for images of shape {in_shape}; choose one with --model")
+        raise InputError(
+            f"model is not given and none is made for images of shape {in_shape}; it must be one of {by_shape()}"
+        )
     published = PRESETS.get(recipe.name)
     if published and recipe.model == published.model and in_shape != find_model(recipe.model).in_shape:
         raise InputError(
@@ -198,6 +203,25 @@ def _model(recipe, dataset, in_shape) -> str | Layer:
             "MNIST's (28, 28, 1); name a folder with its files by --data, or another --model"
         )
     return recipe.model
+
+
+def _network(model, dataset, in_shape) -> Layer:
+    network = model if isinstance(model, Layer) else find_model(model).build(len(dataset.classes))
+    try:
+        out_shape = network.output_shape(in_shape)
+    except InputError as error:
+        if network is model:
+            raise
+        raise InputError(
+            f"model is {model!r}, which images of shape {in_shape} do not fit ({error}); it must be one of {by_shape()}"
+        ) from None
+    if len(out_shape) != 1 or out_shape[0] < len(dataset.classes):
+        raise InputError(
+            f"model has outputs of shape {out_shape} but must have one for each of the {len(dataset.classes)} classes"
+        )
+    if not jax.tree.leaves(jax.eval_shape(lambda: network.init(jax.random.key(0), in_shape))):
+        raise InputError("model has no parameters but must have some to train")
+    return network
 
 
 def make_loss(name: str, network: Layer) -> Loss:

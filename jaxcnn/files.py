@@ -1,6 +1,7 @@
 """Files written so that nothing half-written is ever seen."""
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -14,11 +15,22 @@ def write(path: Path, content: bytes) -> None:
     [('a.txt', b'whole')]
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with naming(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path):
+    """An OSError inside names `path`: one of a full disk names no file."""
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        error.filename = str(path)
+        raise

@@ -72,12 +72,13 @@ class Recipe:
     def __post_init__(self):
         for field, least in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("padding", 0)):
             value = getattr(self, field)
-            _check(_is_number(value, int) and value >= least, field, value, f"at least {least}")
+            _check(_is_number(value, int), field, repr(value), "a whole number")
+            _check(value >= least, field, value, f"at least {least}")
         _check(self.seed < 2**32, "seed", self.seed, "at least 0 and below 2**32")
         for field in (*RATES, "target_error"):
             value = getattr(self, field)
             fits = value is None or (_is_number(value, int | float) and 0 <= value < math.inf)
-            _check(fits, field, value, "finite, at least 0")
+            _check(fits, field, repr(value), "finite, at least 0")
         _check(self.momentum is None or self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
         for field, names in (
             ("optimizer", OPTIMIZERS), ("loss", LOSSES), ("schedule", SCHEDULES), ("dtype", DTYPES),

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcnn import Dense, Flatten, InputError, NonFiniteLoss, Sequential, experiment
+from jaxcnn import Dense, Flatten, InputError, NonFiniteLoss, ReLU, Sequential, experiment
 from jaxcnn.data import load_digits
 from jaxcnn.experiment import Observer, Recorder, WrongGradient, prepare, run
 from jaxcnn.recipe import Recipe
@@ -83,6 +83,20 @@ def test_the_default_model_is_the_one_made_for_the_images(monkeypatch):
     monkeypatch.setattr(experiment, "load_dataset", lambda source: dataclasses.replace(digits, **images, **labels))
     with pytest.raises(InputError, match="model is not given and none is made for images of shape"):
         prepare(Recipe(normalize=False))
+
+
+@pytest.mark.parametrize(
+    ("layers", "sentence"),
+    [
+        ((ReLU(),), "model has outputs of shape (8, 8, 1) but must have one for each of the 10 classes"),
+        ((Flatten(), Dense(9)), "model has outputs of shape (9,) but must have one for each of the 10 classes"),
+        ((Flatten(),), "model has no parameters but must have some to train"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_on_the_data_gets_one_sentence(layers, sentence):
+    with pytest.raises(InputError) as refused:
+        prepare(SMALL.changed(model=Sequential(layers)))
+    assert str(refused.value).startswith(sentence)
 
 
 def test_the_folder_of_a_recorder_is_there_from_the_gradient_check_on(tmp_path):

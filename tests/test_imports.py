@@ -3,9 +3,11 @@
 import ast
 import collections
 import importlib
+import itertools
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jaxcnn
@@ -92,6 +94,19 @@ print(*(heavy - set(base)))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_every_package_that_is_imported_is_in_an_extra():
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    named = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    known = {re.match(r"[\w-]+", name)[0].replace("-", "_") for name in named} | {"jaxlib", "jaxcnn", "benchmarks"}
+    for path in itertools.chain(*((ROOT.parent / folder).rglob("*.py") for folder in ("jaxcnn", "benchmarks"))):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            packages = {name.partition(".")[0].replace("sklearn", "scikit_learn") for name in names}
+            assert packages <= known | sys.stdlib_module_names, path
 
 
 def test_everything_that_a_module_exports_is_there():

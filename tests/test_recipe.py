@@ -29,9 +29,9 @@ def test_a_file_gives_back_the_recipe(tmp_path, recipe):
     ("content", "sentence"),
     [
         ("epochs = 0", "a.toml: epochs is 0 but must be at least 1"),
-        ("epochs = 2.0", "a.toml: epochs is 2.0 but must be at least 1"),
-        ("epochs = true", "a.toml: epochs is True but must be at least 1"),
-        ("learning_rate = '1'", "a.toml: learning_rate is 1 but must be finite, at least 0"),
+        ("epochs = 2.0", "a.toml: epochs is 2.0 but must be a whole number"),
+        ("epochs = true", "a.toml: epochs is True but must be a whole number"),
+        ("learning_rate = '1'", "a.toml: learning_rate is '1' but must be finite, at least 0"),
         ("learning_rate = inf", "a.toml: learning_rate is inf but must be finite, at least 0"),
         ("mirror = 1", "a.toml: mirror is 1 but must be true or false"),
         ("loss = 'zip'", "a.toml: loss is 'zip' but must be one of cross-entropy, squared-error"),

@@ -46,8 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _measure(given: argparse.Namespace) -> int:
-    if given.out is not None and not given.out.absolute().parent.is_dir():
-        raise InputError(f"out is {str(given.out)!r}, which cannot be written: its folder must exist")
+    if given.out is not None and (given.out.is_dir() or not given.out.absolute().parent.is_dir()):
+        raise InputError(
+            f"out is {str(given.out)!r}, which cannot be written: it must be a file, its folder must exist"
+        )
     names = [given.net] if given.net is not None else list(NETS) if given.op is None else []
     result = measure_all(
         names,

@@ -1,20 +1,47 @@
 """The entry point of the command line: errors become one sentence on stderr and an exit status."""
 
+import codecs
+import io
+import os
 import sys
 from typing import NoReturn
 
 from ..errors import InputError
 
+SPELLED = {"·": ".", "•": "*", "…": ".", "±": "+-", "░": ".", "▒": ":", "▓": "+", "█": "#"}
+
+
+def _spelled(error):
+    """What a stream prints for a character that it cannot encode; a byte of a file's name stays that byte."""
+    character = error.object[error.start]
+    byte = ord(character) - 0xDC00
+    return bytes([byte]) if 0x80 <= byte <= 0xFF else SPELLED.get(character, "?"), error.start + 1
+
+
+codecs.register_error("jaxcnn", _spelled)
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `jaxcnn` and exit: 0 done, 1 a check failed or training diverged, 2 unusable input, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="jaxcnn")
     try:
         status = _run(arguments)
+        print(end="", flush=True)
     except InputError as error:
         _fail(str(error), 2)
     except OSError as error:
-        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
+        if error.filename is None:  # of stdout, where Python would try again when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            sys.exit(1)
+        _fail(f"{error.filename or 'stdout'}: {error.strerror or error}", 2)
+    except KeyboardInterrupt:  # before Typer was there
+        _fail("interrupted", 130)
     except Exception as error:
+        if isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED"):  # NumPy's or JAX's
+            _fail(f"there is not enough memory: {str(error).splitlines()[0].rstrip('.')}", 2)
         # Typer's own: of an interruption, of an unknown option; the classes moved between its versions
         if type(error).__name__ == "Abort":
             _fail("interrupted", 130)

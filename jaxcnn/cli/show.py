@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import jax
 import numpy as np
 import typer
 from rich.console import Console
@@ -35,8 +36,8 @@ def progress(console: Console) -> Progress:
 
 
 def to_json(value: Any) -> str:
-    """JSON for stdout."""
-    return json.dumps(value, indent=2, allow_nan=False)
+    """JSON for stdout; null for what is not finite."""
+    return json.dumps(json.loads(json.dumps(value), parse_constant=lambda name: None), indent=2)
 
 
 def stop(sentence: Any) -> NoReturn:
@@ -46,7 +47,7 @@ def stop(sentence: Any) -> NoReturn:
 
 
 def opened(run: Path, source: str | None) -> tuple[Saved, Dataset]:
-    """A run, and its own data set or another of the same shape.
+    """A run, and its own data set or another of the same shape; says so if its parameters are not finite.
 
     Raises:
         InputError: the run or the data cannot be read, or has images of another shape.
@@ -58,6 +59,10 @@ def opened(run: Path, source: str | None) -> tuple[Saved, Dataset]:
             f"{dataset.name} has images of shape {dataset.in_shape} but the network of {run} was trained on "
             f"{saved.image_shape}; they must be the same"
         )
+    leaves = jax.tree_util.tree_leaves_with_path(saved.checkpoint.params)
+    bad = [jax.tree_util.keystr(path, simple=True, separator="/") for path, w in leaves if not np.isfinite(w).all()]
+    if bad:
+        print(f"jaxcnn: {run} holds NaN or infinite parameters, in {', '.join(bad)}", file=sys.stderr)
     return saved, dataset
 
 
@@ -75,23 +80,25 @@ def measures(measured: Evaluation) -> dict[str, Any]:
 def show_evaluation(console: Console, measured: Evaluation, dataset: Dataset) -> None:
     """The confusion matrix and a row of misclassified images."""
     table = Table(title="Confusion: rows are the true class, columns the predicted", title_justify="left")
-    for name in ("", *dataset.classes):
+    names = [*dataset.classes, *map(str, range(len(dataset.classes), len(measured.confusion)))]
+    for name in ("", *names):
         table.add_column(name, justify="right")
     for i, row in enumerate(measured.confusion):
         cells = (
             Text(str(count) if count else "·", style="bold green" if i == j else "red" if count else "dim")
             for j, count in enumerate(row)
         )
-        table.add_row(dataset.classes[i] if i < len(dataset.classes) else str(i), *cells)
+        table.add_row(names[i], *cells)
     console.print(table)
     wrong = np.flatnonzero(measured.predictions != dataset.test_labels)
     if not wrong.size:
         console.print("no image was misclassified")
         return
-    width = len(plots.as_text(dataset.test_images[:1, ..., 0])[0])
-    shown = wrong[: max(1, (console.width + 2) // (width + 2))]
-    console.print(f"{len(wrong)} misclassified" + (f", the first {len(shown)}:" if len(shown) < len(wrong) else ":"))
-    labels = (f"{dataset.test_labels[i]} taken for {measured.predictions[i]}" for i in shown)
-    images = plots.as_text(dataset.test_images[shown].mean(axis=-1))
-    for line in ("  ".join(label.ljust(width)[:width] for label in labels), *images):
-        console.print(line)
+    labels = [f"{names[dataset.test_labels[i]]} taken for {names[measured.predictions[i]]}" for i in wrong]
+    images = dataset.test_images[wrong].mean(axis=-1)
+    width = max(len(plots.as_text(images[:1])[0]), *map(len, labels))
+    shown = min(len(wrong), max(1, (console.width + 2) // (width + 2)))
+    console.print(f"{len(wrong)} misclassified" + (f", the first {shown}:" if shown < len(wrong) else ":"))
+    blocks = ([label, *plots.as_text(image[None])] for label, image in zip(labels[:shown], images[:shown], strict=True))
+    for lines in zip(*blocks, strict=True):
+        console.print("  ".join(line.ljust(width) for line in lines))

@@ -6,12 +6,12 @@ import typer
 
 from ..errors import InputError
 from ..inspect.summary import summary
-from ..zoo.models import MODELS, find_model
+from ..zoo.models import by_shape, find_model
 from .show import JsonOption, to_json
 
 
 def summary_command(
-    model: Annotated[str, typer.Option(help=f"One of {', '.join(MODELS)}.")] = "digits",
+    model: Annotated[str, typer.Option(help=f"One of {by_shape()}.")] = "digits",
     batch_size: Annotated[int, typer.Option(help="Samples in the batch whose residuals are counted.")] = 1,
     as_json: JsonOption = False,
 ):

@@ -12,7 +12,7 @@ from ..experiment import Observer, Recorder, Result, WrongGradient, run
 from ..inspect.summary import summary
 from ..recipe import DTYPES, LOSSES, OPTIMIZERS, Recipe
 from ..recovery import NonFiniteLoss
-from ..zoo.models import MODELS
+from ..zoo.models import by_shape
 from ..zoo.presets import PRESETS, find_preset
 from .show import JsonOption, measures, progress, severe, show_evaluation, stop, to_console, to_json
 
@@ -35,7 +35,7 @@ def train_command(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help=f"One of {', '.join(MODELS)}; unless given, the one made for the images' size."),
+        typer.Option(help=f"One of {by_shape()}. [default: the first for the images' shape]"),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Largest number of epochs. [default: 60]")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples per update. [default: 32]")] = None,
@@ -83,9 +83,9 @@ def train_command(
 
     * jaxcnn train --epochs 20 --learning-rate 0.1 --seed 3
 
-    * jaxcnn train --data fashion-mnist --model lenet28 --epochs 10 --batch-size 128
+    * jaxcnn train --data FOLDER --model lenet28 --epochs 10 --batch-size 128
 
-    * jaxcnn train --data fashion-mnist --preset lenet5 --epochs 5
+    * jaxcnn train --data FOLDER --preset lenet5 --epochs 5
 
     * jaxcnn train --config runs/digits-0001/recipe.toml
     """
@@ -140,7 +140,8 @@ class Printed(Observer):
             f"epoch {metrics['epoch']:3}  loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:6.2%}  "
             f"test loss {metrics['test_loss']:.4f}  accuracy {metrics['test_accuracy']:6.2%}"
         )
-        self.bar.update(self.task, advance=1, description=line)
+        short = "loss {loss:.4f}  test loss {test_loss:.4f}  accuracy {test_accuracy:6.2%}"  # leaves room in 80 columns
+        self.bar.update(self.task, advance=1, description=short.format(**metrics))
         if not self.console.is_terminal and metrics["epoch"] % max(1, experiment.recipe.epochs // 10) == 0:
             self.console.print(line)
         for layer in severe(experiment.network, found):

@@ -1,6 +1,5 @@
 """`jaxcnn verify`: of a function, of the library's operations, of its mutants, of random cases."""
 
-import math
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -77,8 +76,8 @@ def _verify_function(function, args, plain, thorough, seed, html, as_json) -> No
     f, bare = import_function(function), None if plain is None else import_function(plain, "plain")
     if args is None:
         raise InputError(f'args is not given; {function} needs some, such as --args "f32[2,7,5,3], f32[4]"')
-    if html is not None and not html.resolve().parent.is_dir():
-        raise InputError(f"html is {str(html)!r} but its folder must exist")
+    if html is not None and (html.is_dir() or not html.resolve().parent.is_dir()):
+        raise InputError(f"html is {str(html)!r} but must be a file; its folder must exist")
     with jax.enable_x64(True):
         drawn = draw(args, seed)
     report = check_rule(f, *drawn, plain=bare, thorough=thorough, seed=seed)
@@ -141,7 +140,7 @@ def _verify_operations(op, thorough, as_json) -> NoReturn:
             bar.update(task, advance=1, description=found[0].op)
     passed = all(check.passed for check in checks)
     if as_json:
-        shown = [vars(row) | {"error": row.error if math.isfinite(row.error) else None} for row in rows(checks)]
+        shown = [vars(row) for row in rows(checks)]
         print(to_json({"passed": passed, "checks": shown, "failures": [str(c) for c in checks if not c.passed]}))
     else:
         print(table(checks))

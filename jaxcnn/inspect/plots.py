@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,14 @@ import numpy as np
 from ..errors import InputError
 from ..layers.base import Params
 
+FEW = 20  # epochs: with more, their marks run together
 
-def curves(history: list[dict[str, Any]]) -> bytes:
+
+def curves(history: list[dict[str, Any]], title: str = "") -> bytes:
     """Loss and error rate over the epochs, training and test."""
     epochs = [epoch["epoch"] for epoch in history]
-    marker = "o" if len(epochs) == 1 else None
-    figure = _figure(figsize=(10, 4))
+    marker = "o" if len(epochs) <= FEW else None
+    figure = _figure(title, figsize=(10, 4))
     left, right = figure.subplots(1, 2)
     for prefix, label in (("", "training"), ("test_", "test")):
         if f"{prefix}loss" in history[0]:
@@ -24,12 +27,13 @@ def curves(history: list[dict[str, Any]]) -> bytes:
     left.set(title="Loss", xlabel="epoch", ylabel="mean loss")
     right.set(title="Error", xlabel="epoch", ylabel="misclassified (%)", ylim=(0, None))
     for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         axes.legend()
     return _png(figure)
 
 
-def kernels(params: Params) -> bytes | None:
+def kernels(params: Params, title: str = "") -> bytes | None:
     """The kernels of the first convolution, one small image each on one scale; None without a convolution.
 
     A kernel of three input channels is shown in colour, any other as one image for each input channel.
@@ -50,7 +54,7 @@ def kernels(params: Params) -> bytes | None:
     mosaic[:count] = tiles
     mosaic = mosaic.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
     mosaic = mosaic.reshape(rows * height, columns * width, channels)
-    figure = _figure(figsize=(0.8 * columns + 1, 0.8 * rows + 0.8))
+    figure = _figure(title, figsize=(0.8 * columns + 1, 0.8 * rows + 0.8))
     axis = figure.subplots()
     image = axis.imshow(mosaic if channels == 3 else mosaic[..., 0], cmap="RdBu", vmin=-limit, vmax=limit)
     for i in range(rows + 1):
@@ -79,15 +83,19 @@ def as_text(images: np.ndarray) -> list[str]:
     return ["  ".join("".join(width * shade for shade in image) for image in row) for row in rows]
 
 
-def _figure(**arguments):
+def _figure(title, **arguments):
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise InputError("pictures need matplotlib: pip install 'jaxcnn[cli]'") from None
-    return Figure(layout="constrained", **arguments)
+    figure = Figure(layout="constrained", **arguments)
+    figure.suptitle(title.encode("utf-8", "replace").decode(), parse_math=False)
+    return figure
 
 
 def _png(figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of the title: no font has all characters of a folder's name
+        figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()

@@ -63,7 +63,8 @@ class Run:
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
-        with (self.folder / "metrics.jsonl").open("a") as file:
+        path = self.folder / "metrics.jsonl"
+        with files.naming(path), path.open("a") as file:
             file.write(json.dumps(metrics, allow_nan=False) + "\n")
 
     def keep(self, state: TrainState) -> None:
@@ -72,8 +73,8 @@ class Run:
 
     def draw(self, history: list[dict[str, Any]], params: Params) -> None:
         """Write the pictures; kernels.png only if there is a convolution."""
-        files.write(self.folder / "curves.png", plots.curves(history))
-        kernels = plots.kernels(params)
+        files.write(self.folder / "curves.png", plots.curves(history, self.folder.name))
+        kernels = plots.kernels(params, self.folder.name)
         if kernels is not None:
             files.write(self.folder / "kernels.png", kernels)
 

@@ -70,6 +70,7 @@ class Context:
 
         rule, truth = quick_jit(both), None
         if problem.plain is not None:
+            _check_plain(problem, outputs, f"plain of {name}({case})")
             # jaxlib 0.10.2's simplifier ends the process at some derivatives of plain convolutions: docs/others.md
             truth = quick_jit(problem.pullback(problem.plain), xla_disable_hlo_passes="algsimp")
         prober = Prober(problem.value, lambda values: rule(values, zeros)[0])
@@ -99,6 +100,16 @@ class Context:
     def check(self, oracle: str, argument="", error=0.0, allowed=0.0, **more: Any) -> Check:
         """A line of the report."""
         return Check(self.name, oracle, self.case, argument, error, allowed, **more)
+
+
+def _check_plain(problem, outputs, what):
+    try:
+        found = jax.eval_shape(lambda values: problem.value(values, problem.plain), problem.values(np.float64))
+    except Exception as error:
+        raise InputError(f"{what} cannot be called: {words(error)}") from error
+    shapes, expected = ([y.shape for y in ys] for ys in (found, outputs))
+    if shapes != expected:
+        raise InputError(f"{what} returns arrays of shapes {shapes} but must return {expected}, as the rule's function")
 
 
 def words(error: Exception) -> str:

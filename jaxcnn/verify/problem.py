@@ -51,6 +51,8 @@ class Problem:
                 if jnp.issubdtype(dtype, jnp.complexfloating):
                     raise InputError(f"check_rule: {name} is complex but must be real; split it into two arrays")
                 if i in chosen and is_floating(leaf):
+                    if not np.size(leaf):
+                        raise InputError(f"check_rule: {name} has shape {np.shape(leaf)} but must have an entry")
                     found.append((name, place))
                 place += 1
         if not found:

@@ -141,6 +141,21 @@ MODELS = {
 }
 
 
+def by_shape() -> str:
+    """The models' names, each before the images that it is made for.
+
+    >>> print(by_shape().replace("; ", "\\n"))
+    digits (8x8x1)
+    lenet28, cnn28, deeplearntoolbox, bouvrie, stochastic, modern (28x28x1)
+    vgg32, resnet32 (32x32x3)
+    lenet5 (32x32x1)
+    """
+    names: dict[Shape, list[str]] = {}
+    for name, model in MODELS.items():
+        names.setdefault(model.in_shape, []).append(name)
+    return "; ".join(f"{', '.join(found)} ({'x'.join(map(str, shape))})" for shape, found in names.items())
+
+
 def find_model(name: str) -> Model:
     """The model called `name`.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import speed
+from benchmarks import others, speed
 from benchmarks.speed import lax_nets, nets, numerics, operations, peers, precision, timing
 from benchmarks.speed.__main__ import main
 from jaxcnn import (
@@ -57,7 +57,11 @@ def truth(task):
         (("--net", "lenet5"), "net is 'lenet5' but must be one of lenet28, cnn28, vgg32, resnet32"),
         (("--op", "pool"), "op is 'pool' but must be one of conv2d, max_pool2d, avg_pool2d, all"),
         (("--peers", "torch,jacks"), "peers has 'jacks' but must be some of torch, flax, equinox"),
-        (("--out", "nowhere/a.json"), "out is 'nowhere/a.json', which cannot be written: its folder must exist"),
+        (
+            ("--out", "nowhere/a.json"),
+            "out is 'nowhere/a.json', which cannot be written: it must be a file, its folder must exist",
+        ),
+        (("--out", "."), "out is '.', which cannot be written: it must be a file, its folder must exist"),
     ],
 )
 def test_what_is_unknown_is_refused_in_a_sentence(arguments, sentence, capsys):
@@ -161,9 +165,21 @@ def test_peers_that_are_absent_are_named(monkeypatch):
         monkeypatch.delitem(sys.modules, f"benchmarks.peers.{name}_peer", raising=False)
     said = []
     result = speed.measure_all([], None, peer_names=["torch", "flax"], report=said.append)
-    assert result["left_out"] == {"torch": "torch is not installed", "flax": "flax is not installed"}
-    assert said == ["torch is left out: torch is not installed", "flax is left out: flax is not installed"]
+    reasons = {name: f"{name} is not installed (pip install 'jaxcnn[peers]')" for name in ("torch", "flax")}
+    assert result["left_out"] == reasons
+    assert said == [f"{name} is left out: {reason}" for name, reason in reasons.items()]
     assert result["rows"] == []
+
+
+def test_other_peoples_rules_without_their_packages_get_one_sentence(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "flax", None)
+    monkeypatch.setattr(sys, "argv", ["others"])
+    assert others.main() == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "flax" in err
+    assert err.endswith("; pip install 'jaxcnn[peers]'\n")
+    assert err.count("\n") == 1
 
 
 def test_imposed_decisions_are_those_of_the_gradient(task, truth):

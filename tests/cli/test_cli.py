@@ -26,8 +26,19 @@ UNIT = {"mean": 0, "std": 1, "padding": 0}
         (["verify", "relu", "--args", "f32[2]"], "function is 'relu' but must be module:function"),
         (["verify", "jax.nn:relu", "--args", "f32(2)"], "args is 'f32(2)', which cannot be read"),
         (["verify", "jax.nn:relu", "--op", "relu"], "a function and op are both given"),
+        (["verify", "jax.nn:relu", "--args", "f32[0]"], "check_rule: x has shape (0,) but must have an entry"),
+        (["verify", "jax.nn:relu", "--args", "f32[100000,100000]"], "must have at most 2,097,152"),
+        (
+            ["verify", "jax.nn:relu", "--args", "f32[3]", "--plain", "jax.numpy:add"],
+            "plain of relu(float64[3]) cannot be called: TypeError",
+        ),
+        (
+            ["verify", "jax.nn:relu", "--args", "f32[3]", "--plain", "jax.numpy:sum"],
+            "plain of relu(float64[3]) returns arrays of shapes [()] but must return [(3,)]",
+        ),
         (["verify", "--plain", "jax.nn:relu"], "plain is given but no function"),
         (["verify", "jax.nn:relu", "--args", "f32[2]", "--html", "no/page.html"], "its folder must exist"),
+        (["verify", "jax.nn:relu", "--args", "f32[2]", "--html", "."], "html is '.' but must be a file"),
         (["verify", "--mutants", "--thorough"], "thorough is given with mutants"),
         (["verify", "--soak", "0"], "soak is 0 but must be at least 1"),
         (["verify", "--op", "conv3d"], "op is 'conv3d' but must be one of conv2d, max_pool2d"),
@@ -62,6 +73,18 @@ def test_help_teaches(capsys):
     for flag in ("data", "model", "epochs", "batch-size", "learning-rate", "momentum", "weight-decay", "seed", "loss",
                  "optimizer", "dtype", "target-error", "out", "json"):  # fmt: skip
         assert f"--{flag}" in out
+
+
+def test_what_a_terminal_cannot_show_is_spelled():
+    assert "a· ±█ é n\udcff".encode("ascii", "jaxcnn") == b"a. +-# ? n\xff"
+
+
+@pytest.mark.parametrize("arguments", [("summary",), ("--help",)])
+def test_a_full_disk_under_stdout_gets_one_sentence(arguments):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "jaxcnn", *arguments], stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    assert done.stderr == b"jaxcnn: stdout: No space left on device\n"
 
 
 def test_without_the_extra_the_command_says_what_to_install(tmp_path):

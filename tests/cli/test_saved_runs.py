@@ -1,17 +1,31 @@
 """`jaxcnn evaluate` and `jaxcnn diagnose` on a run folder."""
 
+import dataclasses
+import io
+import json
+import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from command import run
+from rich.console import Console
 
+from jaxcnn import SGD, Dense, Evaluation, Flatten, ReLU, Sequential, init_state
 from jaxcnn.cli import show
 from jaxcnn.data import Dataset
 from jaxcnn.store.checkpoint import save_checkpoint
 
 pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
+
+INFO = {
+    "data": "digits",
+    "loss": "cross-entropy",
+    "dtype": "float32",
+    "normalization": {"mean": 0, "std": 1, "padding": 0},
+}
 
 
 def test_data_of_another_shape_is_refused_by_evaluate(capsys, monkeypatch):
@@ -28,41 +42,67 @@ def test_data_of_another_shape_is_refused_by_evaluate(capsys, monkeypatch):
     )
 
 
-def test_dead_units_are_named_by_diagnose(capsys):
-    import jax.numpy as jnp
+@pytest.fixture
+def small_run(in_an_empty_folder):
+    """Writes the run folder r, a network of four ReLU units on the digits with these biases."""
 
-    from jaxcnn import SGD, Dense, Flatten, ReLU, Sequential, init_state
+    def write(*bias):
+        network = Sequential((Flatten(), Dense(4), ReLU(), Dense(10)))
+        state = init_state(network, SGD(0.1), jax.random.key(0), (8, 8, 1))
+        state.params["dense1"]["bias"] = jnp.array(bias)
+        Path("r").mkdir()
+        save_checkpoint(Path("r/model.safetensors"), network, (8, 8, 1), state, INFO)
 
-    network = Sequential((Flatten(), Dense(4), ReLU(), Dense(10)))
-    state = init_state(network, SGD(0.1), jax.random.key(0), (8, 8, 1))
-    state.params["dense1"]["bias"] = jnp.array([-1e3, 1e3, -1e3, -1e3])
-    info = {
-        "data": "digits",
-        "loss": "cross-entropy",
-        "dtype": "float32",
-        "normalization": {"mean": 0, "std": 1, "padding": 0},
-    }
-    Path("r").mkdir()
-    save_checkpoint(Path("r/model.safetensors"), network, (8, 8, 1), state, info)
+    return write
+
+
+def test_dead_units_are_named_by_diagnose(capsys, small_run):
+    small_run(-1e3, 1e3, -1e3, -1e3)
     assert run("diagnose", "r") == 0
     out = capsys.readouterr().out
     assert "75.0%" in out
     assert "relu1: 3 of 4 units are dead: zero for every sample" in out
 
 
-def test_a_corrupt_configuration_gets_one_sentence(tmp_path, capsys):
-    from jaxcnn import SGD, Dense, Sequential, init_state
+def test_of_parameters_that_are_not_finite_it_is_said_and_the_loss_is_null(capsys, small_run):
+    small_run(np.nan, np.inf, 0.0, 0.0)
+    for command in ("evaluate", "diagnose"):
+        assert run(command, "r", "--json") == 0
+        out, err = capsys.readouterr()
+        assert "jaxcnn: r holds NaN or infinite parameters, in dense1/bias\n" in err
+        found = json.loads(out, parse_constant=pytest.fail)
+        assert command == "diagnose" or found["loss"] is None
 
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_the_shades_gets_ascii(monkeypatch, small_run, encoding):
+    small_run(0.0, 0.0, 0.0, 0.0)
+    for arguments in (("evaluate", "r"), ("evaluate", "--help"), ("diagnose", "r")):
+        terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", terminal)
+        assert run(*arguments) == 0
+        shown = terminal.buffer.getvalue().decode(encoding)
+        assert "?" not in shown
+        assert arguments != ("evaluate", "r") or "##" in shown
+
+
+def test_classes_are_shown_by_their_names(few_digits):
+    named = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight")
+    labels = few_digits.test_labels
+    measured = Evaluation(1.0, 0.0, np.eye(10, dtype=int), (labels + 1) % 10)
+    console = Console(file=io.StringIO(), width=100)
+    show.show_evaluation(console, measured, dataclasses.replace(few_digits, classes=named))
+    shown = console.file.getvalue()
+    names = (*named, "9")  # the last class has no name
+    assert f"{names[labels[0]]} taken for {names[(labels[0] + 1) % 10]}  " in shown
+    assert all(name in shown for name in names)
+
+
+def test_a_corrupt_configuration_gets_one_sentence(tmp_path, capsys):
     state = init_state(Sequential((Dense(3),)), SGD(0.1), jax.random.key(0), (4,))
-    good = {
-        "data": "digits",
-        "loss": "cross-entropy",
-        "dtype": "float32",
-        "normalization": {"mean": 0, "std": 1, "padding": 0},
-    }
     for change in ({"data": None}, {"dtype": "float8"}, {"loss": "zip"}, {"normalization": {"mean": "x"}}):
         Path("r").mkdir(exist_ok=True)
-        info = {name: value for name, value in (good | change).items() if value is not None}
+        info = {name: value for name, value in (INFO | change).items() if value is not None}
         save_checkpoint(Path("r/model.safetensors"), Sequential((Dense(3),)), (8, 8, 1), state, info)
         assert run("evaluate", "r") == 2
         err = capsys.readouterr().err

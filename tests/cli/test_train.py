@@ -1,6 +1,8 @@
 """`jaxcnn train` as a user meets it."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import jax
@@ -104,6 +106,8 @@ def test_a_diverging_run_says_so_and_keeps_the_last_good_parameters(capsys):
     ("arguments", "sentence"),
     [
         (["--epochs", 0], "epochs is 0 but must be at least 1"),
+        (["--epochs", 2**31], "epochs is 2147483648 but must be at most 48806446: updates are counted in int32"),
+        (["--config", "padded.toml"], "there is not enough memory: Unable to allocate"),
         (["--batch-size", 0], "batch_size is 0 but must be at least 1"),
         (["--batch-size", 1438], "batch_size is 1438 but must be at most 1437, the number of training images"),
         (["--learning-rate", -1], "learning_rate is -1.0 but must be finite, at least 0"),
@@ -115,6 +119,8 @@ def test_a_diverging_run_says_so_and_keeps_the_last_good_parameters(capsys):
         (["--seed", -1], "seed is -1 but must be at least 0"),
         (["--model", "resnet"], "model is 'resnet' but must be one of digits, lenet28, cnn28, vgg32"),
         (["--model", "lenet28"], "layer 'conv2' with input shape (4, 4, 6): conv2d: a window of height 5 does not fit"),
+        (["--model", "resnet32"], "model is 'resnet32', which images of shape (8, 8, 1) do not fit (layer"),
+        (["--model", "resnet32"], "it must be one of digits (8x8x1); lenet28, cnn28"),
         (["--data", "nowhere"], "data is 'nowhere' but must be \"digits\" or a folder"),
         (["--out", "."], "out is '.', which exists; it must be a new folder"),
         (["--out", "file/run"], "out is 'file/run', which cannot be created"),
@@ -136,6 +142,7 @@ def test_a_diverging_run_says_so_and_keeps_the_last_good_parameters(capsys):
 )
 def test_bad_input_to_train_gets_one_sentence(capsys, arguments, sentence):
     Path("file").write_text("")
+    Path("padded.toml").write_text("padding = 1000000000")
     Path("dangling").symlink_to("nowhere")
     assert run("train", *arguments) == 2
     err = capsys.readouterr().err
@@ -144,7 +151,18 @@ def test_bad_input_to_train_gets_one_sentence(capsys, arguments, sentence):
     assert err.splitlines()[-1] == lines[0]
     assert sentence in lines[0]
     assert "Traceback" not in err
-    assert sorted(path.name for path in Path().iterdir()) == ["dangling", "file"]
+    assert sorted(path.name for path in Path().iterdir()) == ["dangling", "file", "padded.toml"]
+
+
+def test_a_full_disk_names_the_file(capsys, monkeypatch, few_digits):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(experiment, "load_dataset", lambda source: few_digits)
+    monkeypatch.setattr(os, "fsync", full)
+    assert run("train", "--epochs", 1, "--out", "r") == 2
+    assert capsys.readouterr().err == "jaxcnn: r/recipe.toml: No space left on device\n"
+    assert list(Path("r").iterdir()) == []
 
 
 def test_an_interrupted_run_keeps_what_it_has(capsys, monkeypatch):

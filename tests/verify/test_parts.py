@@ -59,9 +59,24 @@ def test_ties_are_named():
     assert explain([1.0, 1.0, 2.0, 3.0, 4.0, 7.0], t, x, []).startswith("wrong only where the input ties")
 
 
-@pytest.mark.parametrize("text", ["", "f32", "f33[2]", "f32[2,]x", "f32[2],", "i32[3]:0", "f32[-1]"])
+@pytest.mark.parametrize(
+    "text", ["", "f32", "f33[2]", "f32[2,]x", "f32[2],", "i32[3]:0", "f32[-1]", "f32[2 3]", "i32[3]+", "f32[3]:4"]
+)
 def test_arguments_that_cannot_be_read(text):
     with pytest.raises(InputError, match="args is "):
+        arguments.draw(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("f32[100000,100000]", "which has 10,000,000,000 entries but must have at most 2,097,152"),
+        ("f32[4000000], i32[4000000]", "which has 8,000,000 entries but must have at most 2,097,152"),
+        ("i8[3]:1000", "where int8 is below 1000 but must be below 128 at most"),
+    ],
+)
+def test_arguments_that_cannot_be_drawn(text, sentence):
+    with pytest.raises(InputError, match=sentence):
         arguments.draw(text)
 
 

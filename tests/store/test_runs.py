@@ -1,0 +1,15 @@
+"""A run folder."""
+
+from pathlib import Path
+
+import pytest
+
+from jaxcnn import Dense
+from jaxcnn.store.runs import Run
+
+
+def test_a_full_disk_names_the_log(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device") as raised:
+        Run(tmp_path, Dense(1), (1,), {}).log({"epoch": 1})
+    assert Path(raised.value.filename) == tmp_path / "metrics.jsonl"
