@@ -1,17 +1,20 @@
 """Put what was measured, and what the code says, into the documents: `python -m benchmarks.documents`.
 
-A part of a document stands between `<!-- where it comes from -->` and `<!-- end -->`; what a block of Python prints stands in the
-block of text behind it.
+A part of a document stands between `<!-- where it comes from -->` and `<!-- end -->`. What a block of Python
+prints stands in the block of text behind it.
 """
 
 import contextlib
 import io
 import json
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxcnn import files
+from jaxcnn import experiment, files
+from jaxcnn.experiment import Recorder
+from jaxcnn.recipe import Recipe
 
 from . import held_out, presets, speed
 
@@ -61,7 +64,7 @@ def run(text: str) -> str:
 
 
 def main() -> None:
-    """Replace what stands between the marks and what is printed."""
+    """Replace what stands between the marks, what is printed, and the picture, which `jaxcnn train` draws."""
     for name, said, text in parts():
         before, mark, rest = (ROOT / name).read_text().partition(f"<!-- {said} -->\n")
         _, end, after = rest.partition("<!-- end -->")
@@ -70,6 +73,10 @@ def main() -> None:
         files.write(ROOT / name, f"{before}{mark}{text}\n{end}{after}".encode())
     for name in PRINTING:
         files.write(ROOT / name, run((ROOT / name).read_text()).encode())
+    with tempfile.TemporaryDirectory() as folder:
+        recorder = Recorder(Path(folder) / "digits-0001")
+        experiment.run(Recipe(), recorder)
+        files.write(ROOT / "docs/flow.png", (recorder.folder / "flow.png").read_bytes())
 
 
 def _result(name):

@@ -1,4 +1,4 @@
-"""The documentation site: `make docs`. Everything a page needs is in the built folder; no page loads from another host."""
+"""The documentation site: `make docs`. All that a page needs is in the built folder; none loads from another host."""
 
 import importlib
 import pkgutil

@@ -11,11 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import verify
+from . import files, verify
 from .data import Dataset, Normalization, load_dataset, mirrored
 from .errors import InputError
 from .fit import fit
+from .inspect import plots
 from .inspect.diagnosis import Diagnosis, diagnose
+from .inspect.flow import flow
 from .inspect.summary import summary
 from .layers.activation import ScaledTanh, Tanh
 from .layers.base import Layer, Shape
@@ -261,7 +263,7 @@ def _tell(observers, event, *facts):
 
 
 class Recorder(Observer):
-    """Keeps a run in a folder: recipe.toml, metrics.jsonl, model.safetensors, curves.png, kernels.png.
+    """Keeps a run in a folder: recipe.toml, metrics.jsonl, model.safetensors, curves.png, kernels.png, flow.png.
 
     Args:
         out: the folder to create, None for the next free runs/NAME-0001; refused before any work if it exists.
@@ -299,3 +301,18 @@ class Recorder(Observer):
 
     def on_end(self, result):
         self._open.draw(result.history, result.state.params)
+        files.write(self.folder / "flow.png", _flow_of_one(result, self.folder.name))
+
+
+def _flow_of_one(result, name):
+    """The picture of the first test image that is taken for another class; of the first, if none is."""
+    experiment, predictions = result.experiment, result.measured.predictions
+    dataset, labels = experiment.dataset, experiment.dataset.test_labels
+    i = int(np.argmax(predictions != labels))
+    (image,) = experiment.normalization(dataset.test_images[i : i + 1])
+    with precision(experiment.recipe.dtype):
+        image = jnp.asarray(image, experiment.recipe.dtype)
+        passed, E = flow(experiment.network, experiment.loss, result.state.params, image, labels[i])
+    right, taken = (dataset.classes[c] for c in (labels[i], predictions[i]))
+    outcome = f"{right} taken for {taken}" if right != taken else right
+    return plots.flow_picture(passed, dataset.classes, f"{name}: test image {i}, {outcome}; error {E:.2g}")

@@ -105,7 +105,7 @@ def test_the_folder_of_a_recorder_is_there_from_the_gradient_check_on(tmp_path):
         _ = recorder.folder
     run(SMALL, recorder)
     assert {file.name for file in recorder.folder.iterdir()} == {
-        "recipe.toml", "metrics.jsonl", "model.safetensors", "curves.png",
+        "recipe.toml", "metrics.jsonl", "model.safetensors", "curves.png", "flow.png",
     }  # fmt: skip
     with pytest.raises(InputError, match="which exists; it must be a new folder"):
         Recorder(tmp_path / "r")

@@ -75,7 +75,7 @@ def train_command(
 
     The gradient of the network is first checked against automatic differentiation on one real batch; training then
     uses the hand-written backward passes alone. The run folder receives model.safetensors, metrics.jsonl, recipe.toml,
-    curves.png and kernels.png; the recipe repeats the run.
+    curves.png, kernels.png and flow.png; the recipe repeats the run.
 
     Examples:
 

@@ -1,16 +1,20 @@
 """Pictures of a training run, as PNG bytes; and small images as text for a terminal."""
 
 import io
+import itertools
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
 from ..layers.base import Params
+from .flow import Passed
 
 FEW = 20  # epochs: with more, their marks run together
+MAPS = 3  # maps of each layer in the picture of a flow
 
 
 def curves(history: list[dict[str, Any]], title: str = "") -> bytes:
@@ -68,6 +72,38 @@ def kernels(params: Params, title: str = "") -> bytes | None:
     return _png(figure)
 
 
+def flow_picture(passed: Sequence[Passed], classes: Sequence[str], title: str) -> bytes:
+    """The flow as a PNG: the outputs above, their sensitivities below, each layer on a scale of its own.
+
+    Of every layer the maps with the largest sensitivities are shown, the same ones as long as their number stays the
+    same. Layers that change no number (flatten, dropout in evaluation) are left out.
+    """
+    shown = [passed[0], *(layer for before, layer in itertools.pairwise(passed) if _differ(before, layer))]
+    figure = _figure(title, figsize=(1.1 * len(shown) + 1, 6.6))
+    grid = figure.subplots(2, len(shown), squeeze=False, width_ratios=[1] * (len(shown) - 1) + [1.3])
+    count, maps = 0, np.zeros(0, int)
+    for layer, column in zip(reversed(shown), reversed(grid.T), strict=True):
+        if layer.x.ndim == 3 and layer.x.shape[2] != count:
+            count, maps = layer.x.shape[2], np.sort(np.argsort(-np.abs(layer.delta).sum(axis=(0, 1)))[:MAPS])
+        for axes, values in zip(column, (layer.x, layer.delta), strict=True):
+            limit = float(np.abs(values).max())
+            axes.set(xticks=[], yticks=[])
+            if layer is shown[-1]:
+                _bars(axes, values, classes)
+            elif layer is passed[0] and axes is column[0] and count in (1, 3):
+                low, high = values.min(), values.max()
+                axes.imshow((values - low) / ((high - low) or 1), cmap="gray")
+            else:
+                tiles = values[:, :, maps] if values.ndim == 3 else values
+                axes.imshow(_stacked(tiles), cmap="RdBu_r", vmin=-limit, vmax=limit)
+            said = np.format_float_positional(limit, 2, fractional=False, trim="-")
+            axes.set_xlabel(f"±{said}", fontsize=8)
+        column[0].set_title(f"{layer.name}\n{'×'.join(map(str, layer.x.shape))}", fontsize=9)
+    grid[0, 0].set_ylabel("forward  →\nwhat each layer puts out", fontsize=10)
+    grid[1, 0].set_ylabel("←  back\nits sensitivity dE/dx", fontsize=10)
+    return _png(figure)
+
+
 def as_text(images: np.ndarray) -> list[str]:
     """Grey images (N, H, W), values from 0 to 1, side by side as lines of text.
 
@@ -99,3 +135,31 @@ def _png(figure) -> bytes:
         warnings.filterwarnings("ignore", "Glyph")  # of the title: no font has all characters of a folder's name
         figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
+
+
+def _differ(before, layer):
+    return not np.array_equal(before.x.ravel(), layer.x.ravel(), equal_nan=True)
+
+
+def _stacked(values):
+    """Maps (H, W, C) one below the other with a gap between them; a vector (K,) row by row in a narrow rectangle."""
+    if values.ndim == 3:
+        height, width, count = values.shape
+        stacked = np.full((count, height + 1, width), np.nan)
+        stacked[:, :height] = values.transpose(2, 0, 1)
+        return stacked.reshape(-1, width)[:-1]
+    columns = max(1, math.isqrt(len(values) // 3))
+    rows = math.ceil(len(values) / columns)
+    filled = np.full(rows * columns, np.nan)
+    filled[: len(values)] = values
+    return filled.reshape(rows, columns)
+
+
+def _bars(axes, values, classes):
+    places = np.arange(len(values))
+    axes.barh(places, values, color=np.where(values < 0, "#2166ac", "#b2182b"))
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_ylim(len(values) - 0.5, -0.5)
+    if len(classes) == len(values) <= 20:
+        axes.set_yticks(places, classes, fontsize=8)
+        axes.yaxis.tick_right()

@@ -32,7 +32,7 @@ def test_train_then_evaluate(capsys):
     assert "misclassified" in err
 
     folder = Path("runs/digits-0001")
-    files = {"model.safetensors", "metrics.jsonl", "recipe.toml", "curves.png", "kernels.png"}
+    files = {"model.safetensors", "metrics.jsonl", "recipe.toml", "curves.png", "kernels.png", "flow.png"}
     assert {file.name for file in folder.iterdir()} == files
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
@@ -40,7 +40,7 @@ def test_train_then_evaluate(capsys):
     assert Recipe.read(folder / "recipe.toml") == Recipe(
         model="digits", epochs=3, learning_rate=0.02, momentum=0.9, weight_decay=5e-4
     )
-    for name in ("curves.png", "kernels.png"):
+    for name in ("curves.png", "kernels.png", "flow.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
 
     model_file = load_run(folder)  # which reads model.safetensors alone

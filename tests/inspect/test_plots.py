@@ -2,10 +2,14 @@
 
 import os
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxcnn import Conv2d, Dense, Dropout, Flatten, MaxPool2d, ReLU, Sequential, SoftmaxCrossEntropy
 from jaxcnn.inspect import plots
+from jaxcnn.inspect.flow import Passed, flow
 
 METRICS = {"loss": 1.0, "accuracy": 0.5, "test_loss": 2.0, "test_accuracy": 0.25}
 
@@ -39,3 +43,35 @@ def test_kernels_have_the_runs_name_and_survive_nan(figures):
 def test_any_name_of_a_folder_can_be_a_title():
     for name in ("运行", "$x^", "\udcff"):
         assert plots.curves([METRICS | {"epoch": 1}], name).startswith(b"\x89PNG")
+
+
+def test_the_picture_leaves_out_what_changes_no_number_and_names_the_classes(figures, rng):
+    network = Sequential((Conv2d(5, 3), ReLU(), MaxPool2d(2), Flatten(), Dropout(0.5), Dense(3)))
+    params = network.init(jax.random.key(1), (8, 9, 1))
+    passed, _ = flow(
+        network, SoftmaxCrossEntropy(), params, jnp.asarray(rng.standard_normal((8, 9, 1)), jnp.float32), 1
+    )
+    figure = plots.flow_picture(passed, ("cat", "dog", "owl"), "run")
+    above, below = np.reshape(figure.axes, (2, -1))
+    assert [axes.get_title().split("\n")[0] for axes in above] == ["input", "conv1", "relu1", "maxpool1", "dense1"]
+    assert [label.get_text() for label in below[-1].get_yticklabels()] == ["cat", "dog", "owl"]
+    assert [bar.get_width() for bar in below[-1].patches] == pytest.approx(passed[-1].delta)
+
+
+def test_the_maps_of_the_picture_are_those_with_the_largest_sensitivities(figures):
+    x = np.arange(2 * 2 * 5.0).reshape(2, 2, 5)
+    delta = np.broadcast_to([1.0, -9.0, 0.5, 7.0, 8.0], (2, 2, 5))
+    last = Passed("dense1", np.array([1.0, 2.0]), np.array([0.5, -0.5]))
+    figure = plots.flow_picture([Passed("input", x, delta), Passed("relu1", x + 1, delta), last], (), "run")
+    drawn = np.asarray(figure.axes[1].images[0].get_array())
+    assert drawn[:2].tolist() == (x + 1)[:, :, 1].tolist()
+    assert drawn[3:5].tolist() == (x + 1)[:, :, 3].tolist()
+    assert drawn[6:].tolist() == (x + 1)[:, :, 4].tolist()
+
+
+@pytest.mark.parametrize("in_shape", [(8, 8, 2), (8, 8, 3), (5,)])
+def test_any_number_of_channels_is_drawn(in_shape, rng):
+    network = Sequential((Flatten(), Dense(3)))
+    params = network.init(jax.random.key(0), in_shape)
+    passed, _ = flow(network, SoftmaxCrossEntropy(), params, jnp.asarray(rng.random(in_shape), jnp.float32), 0)
+    assert plots.flow_picture(passed, (), "").startswith(b"\x89PNG")
