@@ -61,6 +61,8 @@ def check_shape(op: str, name: str, array, shape: tuple[int, ...]) -> None:
     Traceback (most recent call last):
     jaxcnn.errors.InputError: dense.backward: dy has shape (2, 3) but must have shape (2, 4)
     """
+    if isinstance(array, list | tuple):
+        raise InputError(f"{op}: {name} is of type {type(array).__name__} but must be an array of shape {shape}")
     if jnp.shape(array) != shape:
         raise InputError(f"{op}: {name} has shape {jnp.shape(array)} but must have shape {shape}")
 

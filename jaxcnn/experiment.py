@@ -14,6 +14,7 @@ import numpy as np
 from . import verify
 from .data import Dataset, Normalization, load_dataset, mirrored
 from .errors import InputError
+from .files import AnyPath
 from .fit import fit
 from .inspect.diagnosis import Diagnosis, diagnose
 from .inspect.summary import summary
@@ -243,7 +244,7 @@ class Recorder(Observer):
         out: the folder to create, None for the next free runs/NAME-0001; refused before any work if it exists.
     """
 
-    def __init__(self, out: Path | str | None = None):
+    def __init__(self, out: AnyPath | None = None):
         self.out = None if out is None else Path(out)
         check_out(self.out)
         self.run: Run | None = None
