@@ -120,8 +120,11 @@ def _run(function, static_argnums, *args):
 
 
 def is_traced(*trees) -> bool:
-    """Whether an array is traced, or any array would be that is made here: inside of jit, scan, grad or vmap."""
-    return any(isinstance(leaf, Tracer) for leaf in (*jax.tree.leaves(trees), jnp.zeros(())))
+    """Whether an array is traced, or any would be that is computed here: inside of jit, scan, grad or vmap."""
+    return any(isinstance(leaf, Tracer) for leaf in (*jax.tree.leaves(trees), _zero()))
+
+
+_zero = jax.jit(lambda: 0)
 
 
 def refuse_traced(name: str, *trees) -> None:
