@@ -22,7 +22,7 @@ Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
 Padding = int | str | Pads
 
-LIMIT = 2**31  # XLA may count the entries of a map in 32 bits; beyond 64 bits it ends the process
+LIMIT = 2**31  # entries of a map: as many as 32 bits count; far beyond it XLA ends the process
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,10 @@ def _resolve(op, size, kernel_size, *, stride, padding, dilation) -> Window:
                 f"{op}: a window of {axis} {extent} does not fit the input of {axis} {n} with padding ({lo}, {hi}); "
                 f"it must be at most {n + lo + hi}"
             )
+    # what moves nothing is cut to the padded input: spread by a huge stride, one entry would fill the memory
+    padded = [n + sum(pad) for n, pad in zip(size, pads, strict=True)]
+    strides = min(strides[0], padded[0]), min(strides[1], padded[1])
+    dilations = min(dilations[0], padded[0]), min(dilations[1], padded[1])
     return Window(size, kernel, strides, pads, dilations)
 
 
@@ -204,7 +208,7 @@ def _reach(n: int, k: int, s: int, pad: Pair, d: int) -> int:
 
 
 def pair(op: str, name: str, value: int | Pair) -> Pair:
-    """`value` as (height, width), each at least 1 and below 2**31.
+    """`value` as (height, width), each at least 1, their product below 2**31.
 
     >>> pair("conv2d", "stride", 2)
     (2, 2)
@@ -212,8 +216,8 @@ def pair(op: str, name: str, value: int | Pair) -> Pair:
     both = (value, value) if is_int(value) else value
     if not _is_pair(both) or min(both) < 1:
         raise InputError(f"{op}: {name} is {value!r} but must be an int or a pair of ints, each at least 1")
-    if max(both) >= LIMIT:
-        raise InputError(f"{op}: {name} is {value!r} but must be below 2**31")
+    if both[0] * both[1] >= LIMIT:
+        raise InputError(f"{op}: {name} is {value!r} but height times width must be below 2**31")
     return int(both[0]), int(both[1])
 
 

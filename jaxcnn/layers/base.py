@@ -175,7 +175,7 @@ class OperationLayer(Layer, abstract=True):
     """A layer that is one operation, `op`, of x and its parameters.
 
     Parameters have the names of the operation's arrays after x, fields those of its static arguments. A parameter whose
-    name is a field that is False, such as `bias=False`, there is none of.
+    name is a field that is False, such as `bias=False`, there is none of: then the operation's default must be None.
 
     Raises:
         InputError: when a class is defined whose `op` is no operation or has static arguments that are not its fields;
