@@ -180,8 +180,7 @@ class SGD:
         Raises:
             InputError: the state is of another optimizer or of other parameters.
         """
-        velocity = params if self.momentum else None
-        if not isinstance(state, SGDState) or not _alike(state.velocity, velocity):
+        if not isinstance(state, SGDState) or not _alike(state.velocity, params if self.momentum else None):
             raise _foreign(self)
         eta = self.learning_rate(state.step) if callable(self.learning_rate) else self.learning_rate
         change = jax.tree.map(lambda g, w: g + self.weight_decay * w, grads, params) if self.weight_decay else grads

@@ -279,14 +279,14 @@ def predict(network: Layer, params: Params, x) -> tuple[jax.Array, jax.Array]:
     return probabilities.argmax(axis=-1).astype(jnp.int32), probabilities.max(axis=-1)
 
 
-def cast(params: Params, x, name: str = "x") -> jax.Array:
+def cast(params: Params, x) -> jax.Array:
     """Numbers (N, ...), lists too, as an array of the parameters' dtype; where there are none of JAX's default float.
 
     >>> cast({"weight": jnp.ones(3, jnp.bfloat16)}, np.arange(2)).dtype
     dtype(bfloat16)
     """
     leaves = jax.tree.leaves(params)
-    return jnp.asarray(_numbers(x, name), leaves[0].dtype if leaves else float)
+    return jnp.asarray(_numbers(x, "x"), leaves[0].dtype if leaves else float)
 
 
 def _array(value):
