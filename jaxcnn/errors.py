@@ -1,8 +1,10 @@
 """The one exception for input that cannot be used, and the checks of array arguments that raise it."""
 
 from collections.abc import Mapping
-from typing import TypeVar
+from numbers import Number, Real
+from typing import Any, TypeGuard, TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -59,8 +61,40 @@ def check_shape(op: str, name: str, array, shape: tuple[int, ...]) -> None:
     Traceback (most recent call last):
     jaxcnn.errors.InputError: dense.backward: dy has shape (2, 3) but must have shape (2, 4)
     """
+    if isinstance(array, list | tuple):
+        raise InputError(f"{op}: {name} is of type {type(array).__name__} but must be an array of shape {shape}")
     if jnp.shape(array) != shape:
         raise InputError(f"{op}: {name} has shape {jnp.shape(array)} but must have shape {shape}")
+
+
+def check_array(op: str, name: str, value: Any) -> None:
+    """Refuse what JAX takes for no array, nor for a tree of arrays.
+
+    >>> check_array("conv2d", "x", None)
+    Traceback (most recent call last):
+    jaxcnn.errors.InputError: conv2d: x is None but must be an array
+    """
+    if isinstance(value, jax.Array):
+        return
+    if value is None:
+        raise InputError(f"{op}: {name} is None but must be an array")
+    for leaf in jax.tree.leaves(value):
+        if not isinstance(leaf, Number) and getattr(getattr(leaf, "dtype", None), "kind", "O") in "OUSMm":
+            raise InputError(f"{op}: {name} is of type {type(leaf).__name__} but must be an array of numbers")
+
+
+def check_key(op: str, key: Any) -> None:
+    """Refuse what is not one key of `jax.random`, of the old kind or the new.
+
+    >>> check_key("init_state", 0)
+    Traceback (most recent call last):
+    jaxcnn.errors.InputError: init_state: key is 0 but must be a key, such as jax.random.key(0)
+    """
+    shape, dtype = getattr(key, "shape", None), getattr(key, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not ((typed and shape == ()) or (dtype == jnp.uint32 and shape in ((2,), (4,)))):
+        value = repr(key) if dtype is None else f"of type {dtype} and shape {shape}"
+        raise InputError(f"{op}: key is {value} but must be a key, such as jax.random.key(0)")
 
 
 def check_count(op: str, name: str, value) -> None:
@@ -70,8 +104,18 @@ def check_count(op: str, name: str, value) -> None:
     Traceback (most recent call last):
     jaxcnn.errors.InputError: conv2d: groups is 0 but must be an int of at least 1
     """
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+    if not is_int(value) or value < 1:
         raise InputError(f"{op}: {name} is {value!r} but must be an int of at least 1")
+
+
+def is_int(value: Any) -> TypeGuard[int]:
+    """Whether a value is an int, of Python or of NumPy, and no bool."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a real number, of Python or of NumPy, and no bool."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def find(what: str, name: str, known: Mapping[str, T]) -> T:
@@ -81,6 +125,6 @@ def find(what: str, name: str, known: Mapping[str, T]) -> T:
     Traceback (most recent call last):
     jaxcnn.errors.InputError: reduction is 'max' but must be one of mean, sum
     """
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise InputError(f"{what} is {name!r} but must be one of {', '.join(known)}")
     return known[name]

@@ -14,6 +14,7 @@ import numpy as np
 from . import files, verify
 from .data import Dataset, Normalization, load_dataset, mirrored
 from .errors import InputError
+from .files import AnyPath
 from .fit import fit
 from .inspect import plots
 from .inspect.diagnosis import Diagnosis, diagnose
@@ -269,7 +270,7 @@ class Recorder(Observer):
         out: the folder to create, None for the next free runs/NAME-0001; refused before any work if it exists.
     """
 
-    def __init__(self, out: Path | str | None = None):
+    def __init__(self, out: AnyPath | None = None):
         self.out = None if out is None else Path(out)
         check_out(self.out)
         self.run: Run | None = None

@@ -4,8 +4,10 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
+AnyPath = str | os.PathLike[str]
 
-def write(path: Path, content: bytes) -> None:
+
+def write(path: AnyPath, content: bytes) -> None:
     """Write `content` to `path` by way of a temporary file beside it: flushed, then renamed.
 
     >>> import tempfile
@@ -14,6 +16,7 @@ def write(path: Path, content: bytes) -> None:
     ...     [(file.name, file.read_bytes()) for file in Path(folder).iterdir()]
     [('a.txt', b'whole')]
     """
+    path = Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with naming(path):
         try:

@@ -15,12 +15,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .errors import InputError, check_count
+from .errors import InputError, check_count, is_number
 from .layers.base import Layer
 from .losses import Loss
 from .recovery import divergence, replay
 from .sgd import Optimizer
-from .training import TrainState, check_labels, evaluate, train_epoch
+from .training import (
+    TrainState,
+    cast,
+    check_batch_size,
+    check_samples,
+    check_specs,
+    evaluate,
+    refuse_traced,
+    train_epoch,
+)
 
 __all__ = ["fit"]
 
@@ -58,7 +67,7 @@ def fit(
         `test`, "test_loss" and "test_accuracy".
 
     Raises:
-        InputError: an argument is out of range or does not fit.
+        InputError: an argument is out of range or does not fit, or this runs inside of `jit`, `scan`, `grad` or `vmap`.
         NonFiniteLoss: the loss became NaN or infinite.
 
     >>> from jaxcnn import SGD, Dense, SoftmaxCrossEntropy, init_state
@@ -70,13 +79,15 @@ def fit(
     >>> history[-1]["loss"] <= 0.1 < history[-2]["loss"], history[-1]["accuracy"]
     (True, 1.0)
     """
+    refuse_traced("fit", state, images, labels, test)
+    check_specs(network, loss, optimizer, state)
     check_count("fit", "epochs", epochs)
-    if target_error is not None and not 0 <= target_error < math.inf:
+    if target_error is not None and not (is_number(target_error) and 0 <= target_error < math.inf):
         raise InputError(f"fit: target_error is {target_error!r} but must be a finite number of at least 0")
-    check_labels(network, images, labels)
-    dtype = jax.tree.leaves(state.params)[0].dtype if state.params else None
-    images, labels = jnp.asarray(images, dtype), jnp.asarray(labels)
-    probe = (images[:batch_size], labels[:batch_size]) if test is None else (jnp.asarray(test[0], dtype), test[1])
+    images, labels = check_samples(network, images, labels)
+    check_batch_size(batch_size, len(images))
+    images, labels = cast(state.params, images), jnp.asarray(labels)
+    probe = (images[:batch_size], labels[:batch_size]) if test is None else _test(network, state.params, test)
     history, earlier = [], state
     for _ in range(epochs):
         before, started = state, time.perf_counter()
@@ -102,3 +113,16 @@ def fit(
         if target_error is not None and epoch["loss"] <= target_error:
             break
     return state, history
+
+
+def _test(network, params, test):
+    """The images and labels to evaluate; a sentence about them says so."""
+    if not isinstance(test, tuple | list) or len(test) != 2:
+        raise InputError(f"fit: test is of type {type(test).__name__} but must be a pair, (images, labels)")
+    try:
+        images, labels = check_samples(network, *test)
+        images = cast(params, images)
+        jax.eval_shape(network.apply, params, images[:1])
+    except InputError as error:
+        raise InputError(f"fit: test: {error}") from None
+    return images, labels

@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
-import numpy as np
-
-from .errors import InputError
+from .errors import InputError, is_int
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
 Padding = int | str | Pads
+
+LIMIT = 2**31  # entries of a map: as many as 32 bits count; far beyond it XLA ends the process
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def output_size(
     >>> output_size(99, 3), output_size(97, 3, padding=1)
     (97, 97)
     """
-    pads = padding if isinstance(padding, int | str) else (padding, padding)
-    window = resolve(
+    pads = padding if is_int(padding) or isinstance(padding, str) else (padding, padding)
+    window = _resolve(
         "output_size", (size, size), (kernel_size, kernel_size), stride=stride, padding=pads, dilation=dilation
     )
     return window.output[0]
@@ -127,11 +127,20 @@ def resolve(
         padding: an int >= 0, ((top, bottom), (left, right)), "SAME" (as XLA defines it) or "VALID".
 
     Raises:
-        InputError: an argument has another form, or the window does not fit the padded input.
+        InputError: an argument has another form, the window does not fit the padded input, or that has 2**31 entries in
+            a map.
 
     >>> resolve("conv2d", (8, 6), (3, 2), stride=2, padding="SAME").padding
     ((0, 1), (0, 0))
     """
+    window = _resolve(op, size, kernel_size, stride=stride, padding=padding, dilation=dilation)
+    height, width = (n + sum(pad) for n, pad in zip(size, window.padding, strict=True))
+    if height * width >= LIMIT:
+        raise InputError(f"{op}: the padded input is {height}x{width} but must have fewer than 2**31 entries in a map")
+    return window
+
+
+def _resolve(op, size, kernel_size, *, stride, padding, dilation) -> Window:
     kernel = pair(op, "kernel_size", kernel_size)
     strides = pair(op, "stride", stride)
     dilations = pair(op, "dilation", dilation)
@@ -145,6 +154,10 @@ def resolve(
                 f"{op}: a window of {axis} {extent} does not fit the input of {axis} {n} with padding ({lo}, {hi}); "
                 f"it must be at most {n + lo + hi}"
             )
+    # what moves nothing is cut to the padded input: spread by a huge stride, one entry would fill the memory
+    padded = [n + sum(pad) for n, pad in zip(size, pads, strict=True)]
+    strides = min(strides[0], padded[0]), min(strides[1], padded[1])
+    dilations = min(dilations[0], padded[0]), min(dilations[1], padded[1])
     return Window(size, kernel, strides, pads, dilations)
 
 
@@ -168,6 +181,23 @@ def resolve_pool(
     return window
 
 
+def check_window(op: str, *, padding: Padding = 0, **sizes: int | Pair) -> None:
+    """Refuse window arguments that fit no input: a layer's, when it is made.
+
+    >>> check_window("conv2d", kernel_size=3, stride=0)
+    Traceback (most recent call last):
+    jaxcnn.errors.InputError: conv2d: stride is 0 but must be an int or a pair of ints, each at least 1
+    """
+    for name, value in sizes.items():
+        pair(op, name, value)
+    _given_pads(op, padding)
+
+
+def check_pool(op: str, window_size: int | Pair, stride: int | Pair | None, padding: Padding = 0) -> None:
+    """`check_window` for a pooling, whose stride may be None."""
+    check_window(op, window_size=window_size, stride=window_size if stride is None else stride, padding=padding)
+
+
 def _output_size(n: int, k: int, s: int, pad: Pair, d: int) -> int:
     return (n + sum(pad) - (d * (k - 1) + 1)) // s + 1  # (1)
 
@@ -178,25 +208,32 @@ def _reach(n: int, k: int, s: int, pad: Pair, d: int) -> int:
 
 
 def pair(op: str, name: str, value: int | Pair) -> Pair:
-    """`value` as (height, width), each at least 1.
+    """`value` as (height, width), each at least 1, their product below 2**31.
 
     >>> pair("conv2d", "stride", 2)
     (2, 2)
     """
-    both = (value, value) if _is_int(value) else value
+    both = (value, value) if is_int(value) else value
     if not _is_pair(both) or min(both) < 1:
         raise InputError(f"{op}: {name} is {value!r} but must be an int or a pair of ints, each at least 1")
+    if both[0] * both[1] >= LIMIT:
+        raise InputError(f"{op}: {name} is {value!r} but height times width must be below 2**31")
     return int(both[0]), int(both[1])
 
 
 def _pads(op: str, padding: Padding, size: Pair, kernel: Pair, stride: Pair, dilation: Pair) -> Pads:
-    if padding == "VALID":
-        return (0, 0), (0, 0)
-    if padding == "SAME":
-        axes = zip(size, kernel, stride, dilation, strict=True)
-        totals = [max(0, (-(-n // s) - 1) * s + d * (k - 1) + 1 - n) for n, k, s, d in axes]  # (3)
-        return (totals[0] // 2, totals[0] - totals[0] // 2), (totals[1] // 2, totals[1] - totals[1] // 2)
-    pads = ((padding, padding), (padding, padding)) if _is_int(padding) else padding
+    if (pads := _given_pads(op, padding)) is not None:
+        return pads
+    axes = zip(size, kernel, stride, dilation, strict=True)
+    totals = [max(0, (-(-n // s) - 1) * s + d * (k - 1) + 1 - n) for n, k, s, d in axes]  # (3)
+    return (totals[0] // 2, totals[0] - totals[0] // 2), (totals[1] // 2, totals[1] - totals[1] // 2)
+
+
+def _given_pads(op: str, padding: Padding) -> Pads | None:
+    """The padding where it does not depend on the input; None for "SAME"."""
+    if isinstance(padding, str) and padding in ("SAME", "VALID"):
+        return None if padding == "SAME" else ((0, 0), (0, 0))
+    pads = ((padding, padding), (padding, padding)) if is_int(padding) else padding
     if not _are_pads(pads):
         raise InputError(
             f"{op}: padding is {padding!r} but must be an int >= 0, ((top, bottom), (left, right)) of such ints, "
@@ -205,12 +242,8 @@ def _pads(op: str, padding: Padding, size: Pair, kernel: Pair, stride: Pair, dil
     return (int(pads[0][0]), int(pads[0][1])), (int(pads[1][0]), int(pads[1][1]))
 
 
-def _is_int(value) -> TypeGuard[int]:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
 def _is_pair(value) -> TypeGuard[Pair]:
-    return isinstance(value, tuple) and len(value) == 2 and all(_is_int(v) for v in value)
+    return isinstance(value, tuple) and len(value) == 2 and all(is_int(v) for v in value)
 
 
 def _are_pads(value) -> TypeGuard[Pads]:

@@ -5,10 +5,12 @@ feeds fan_out outputs (for a kernel, taps times channels). A fan may be an array
 for each map. The same key draws the same weights. The dtype is JAX's default float.
 """
 
+from collections.abc import Callable
+
 import jax
 import numpy as np
 
-from .errors import find
+from .errors import check_key, find
 
 Fan = float | np.ndarray
 
@@ -104,4 +106,15 @@ def initialize(name: str, key: jax.Array, shape: tuple[int, ...], fan_in: Fan, f
     >>> initialize("he_normal", jax.random.key(0), (5, 2), 5, 2).shape
     (5, 2)
     """
-    return find("initializer", name, INITIALIZERS)(key, shape, fan_in, fan_out)
+    draw = find_initializer(name)
+    check_key("init", key)
+    return draw(key, shape, fan_in, fan_out)
+
+
+def find_initializer(name: str) -> Callable:
+    """The initializer called `name`.
+
+    Raises:
+        InputError: there is none.
+    """
+    return find("initializer", name, INITIALIZERS)

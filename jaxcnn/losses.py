@@ -18,8 +18,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from .errors import InputError, check_floating, check_shape
-from .operation import Operation, operation
+from .errors import InputError, check_floating, check_shape, is_number
+from .operation import Operation, operation, operation_of
 
 __all__ = ["Loss", "SoftmaxCrossEntropy", "SquaredError", "one_hot", "softmax_cross_entropy", "squared_error"]
 
@@ -123,7 +123,7 @@ def one_hot(labels, classes: int, dtype=None, *, low: float = 0.0) -> jax.Array:
 
 
 def _are_integers(labels):
-    return jnp.issubdtype(jnp.result_type(labels), jnp.integer)
+    return hasattr(labels, "dtype") and jnp.issubdtype(labels.dtype, jnp.integer)
 
 
 def _in_range(labels, classes):
@@ -139,10 +139,23 @@ def _divisor(op, reduction, outputs):
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss spec: static facts, for integer labels (N,) or the operation's own targets."""
+    """A loss spec: static facts, for integer labels (N,) or the operation's own targets.
+
+    Raises:
+        InputError: when a class is defined whose `op` is no operation, unless it has functions of its own.
+    """
 
     op: ClassVar[Operation]
     reduction: str = "mean"
+
+    def __init_subclass__(cls, **keywords):
+        super().__init_subclass__(**keywords)
+        if any(getattr(cls, name) is getattr(Loss, name) for name in ("apply", "forward", "backward")):
+            operation_of(cls)
+
+    def __post_init__(self):
+        if type(self) is Loss:
+            raise InputError("Loss: has no operation but must be one of its subclasses, such as SoftmaxCrossEntropy()")
 
     def mean(self, E, count: int):
         """E of a batch of `count` samples as the mean over them, whatever the reduction."""
@@ -183,7 +196,7 @@ class SquaredError(Loss):
     op = squared_error
 
     def __post_init__(self):
-        if not (isinstance(self.low, int | float) and -math.inf < self.low < 1):
+        if not (is_number(self.low) and -math.inf < self.low < 1):
             raise InputError(f"SquaredError: low is {self.low!r} but must be a finite number below 1")
 
     def _targets(self, outputs, labels):

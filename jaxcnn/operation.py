@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.core import Tracer
 
-from .errors import InputError
+from .errors import InputError, check_array
 
 __all__ = ["Operation", "Static", "operation"]
 
@@ -104,17 +104,26 @@ class Operation:
             raise InputError(
                 f"{self.name}.backward: the keyword arguments are {sorted(given)} but must be {sorted(defaults)}"
             )
+        check_array(f"{self.name}.backward", "dy", dy)
         return self._backward(self._hashable(given), residuals, dy)
+
+    def require_rule(self) -> None:
+        """Refuse to be used before `rule`."""
+        if self._value is None:
+            raise InputError(f"{self.name}: is an operation without a rule but must have one, by @{self.name}.rule")
 
     def _split(self, args, kwargs):
         """The static arguments as pairs, and the arrays in order."""
-        if self._value is None:
-            raise InputError(f"{self.name}: is an operation without a rule but must have one, by @{self.name}.rule")
+        self.require_rule()
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self.name}: {error}") from None
         bound.apply_defaults()
+        for name, value in bound.arguments.items():
+            parameter = self._signature.parameters[name]
+            if name not in self.static and not (value is None and parameter.default is None):
+                check_array(self.name, name, value)
         if self._refuse is not None and not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(bound.arguments)):
             self._refuse(**bound.arguments)
         static = self._hashable({name: bound.arguments.pop(name) for name in self.static})
@@ -147,6 +156,15 @@ def operation(forward: Callable) -> Operation:
     9.0 6.0 6.0
     """
     return Operation(forward)
+
+
+def operation_of(cls: type) -> Operation:
+    """The operation `op` of a class of specs, refused where there is none or it has no rule."""
+    op = getattr(cls, "op", None)
+    if not isinstance(op, Operation):
+        raise InputError(f"{cls.__name__}: op is {op!r} but must be an operation, made by @operation")
+    op.require_rule()
+    return op
 
 
 @jax.tree_util.register_static

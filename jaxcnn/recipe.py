@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from . import files
 from .errors import InputError
 from .layers.base import Layer
@@ -70,6 +72,9 @@ class Recipe:
     mirror: bool = False
 
     def __post_init__(self):
+        for field, value in list(vars(self).items()):
+            if isinstance(value, np.generic):  # a file takes Python's own numbers alone
+                object.__setattr__(self, field, value.item())
         for field, least in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("padding", 0)):
             value = getattr(self, field)
             _check(_is_number(value, int), field, repr(value), "a whole number")
@@ -152,7 +157,7 @@ class Recipe:
         return {name: value for name, value in values.items() if value is not None and name not in empty}
 
     @classmethod
-    def read(cls, path: Path | str) -> "Recipe":
+    def read(cls, path: files.AnyPath) -> "Recipe":
         """The recipe in a TOML file.
 
         Raises:
@@ -169,7 +174,7 @@ class Recipe:
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
 
-    def write(self, path: Path | str, head: str = "") -> None:
+    def write(self, path: files.AnyPath, head: str = "") -> None:
         """Write the recipe as TOML, with the comment `head` before it; `read` gives it back.
 
         Raises:
@@ -181,7 +186,7 @@ class Recipe:
         except ImportError:
             raise InputError("recipes in files need tomli-w: pip install 'jaxcnn[cli]'") from None
         comment = "".join(f"# {line}\n" for line in head.splitlines())
-        files.write(Path(path), (comment + tomli_w.dumps(self.to_dict())).encode())
+        files.write(path, (comment + tomli_w.dumps(self.to_dict())).encode())
 
 
 def _is_number(value, kinds) -> bool:

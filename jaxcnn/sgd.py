@@ -12,13 +12,12 @@ Tests: tests/test_sgd.py.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .errors import InputError, check_count
+from .errors import InputError, check_count, is_number
 
 __all__ = ["SGD", "Constant", "Cosine", "Optax", "SGDState", "Step", "WarmUp"]
 
@@ -176,7 +175,13 @@ class SGD:
         return SGDState(jnp.zeros((), jnp.int32), velocity, rates)
 
     def update(self, grads, state: SGDState, params):
-        """`(params, state)` after one update."""
+        """`(params, state)` after one update.
+
+        Raises:
+            InputError: the state is of another optimizer or of other parameters.
+        """
+        if not isinstance(state, SGDState) or not _alike(state.velocity, params if self.momentum else None):
+            raise _foreign(self)
         eta = self.learning_rate(state.step) if callable(self.learning_rate) else self.learning_rate
         change = jax.tree.map(lambda g, w: g + self.weight_decay * w, grads, params) if self.weight_decay else grads
         velocity = state.velocity
@@ -204,17 +209,61 @@ class Optax:
 
     transformation: Any
 
+    def __post_init__(self):
+        if not _has_functions(self.transformation):
+            raise InputError(
+                f"Optax: transformation is {self.transformation!r} but must be one of optax, such as optax.adam(1e-3)"
+            )
+
     def init(self, params):
         """The transformation's state."""
         return self.transformation.init(params)
 
     def update(self, grads, state, params):
-        """`(params, state)` after one update."""
+        """`(params, state)` after one update.
+
+        Raises:
+            InputError: the state is of another optimizer or of other parameters.
+        """
+        if not _alike(state, jax.eval_shape(self.transformation.init, params)):
+            raise _foreign(self)
         changes, state = self.transformation.update(grads, state, params)
         return jax.tree.map(lambda w, change: w + change.astype(w.dtype), params, changes), state
 
 
 Optimizer = SGD | Optax
+
+
+def check_optimizer(optimizer: Any) -> None:
+    """Refuse what is no optimizer, a transformation of optax too: its `update` has another meaning.
+
+    >>> check_optimizer("adam")
+    Traceback (most recent call last):
+    jaxcnn.errors.InputError: optimizer is 'adam' but must be one, such as SGD(0.1) or Optax(optax.adam(1e-3))
+    """
+    if isinstance(optimizer, tuple):
+        raise InputError(
+            f"optimizer is a bare {type(optimizer).__name__} of optax but must be wrapped, as in "
+            "Optax(optax.adam(1e-3))"
+        )
+    if not _has_functions(optimizer):
+        raise InputError(f"optimizer is {optimizer!r} but must be one, such as SGD(0.1) or Optax(optax.adam(1e-3))")
+
+
+def _has_functions(optimizer):
+    return not isinstance(optimizer, type) and hasattr(optimizer, "init") and hasattr(optimizer, "update")
+
+
+def _alike(tree, other):
+    """Whether two trees are of one structure, their arrays of the same shapes."""
+    if jax.tree.structure(tree) != jax.tree.structure(other):
+        return False
+    return all(jnp.shape(a) == jnp.shape(b) for a, b in zip(*map(jax.tree.leaves, (tree, other)), strict=True))
+
+
+def _foreign(optimizer):
+    name = type(optimizer).__name__
+    return InputError(f"{name}: state is of another optimizer or other parameters but must be from its own init")
 
 
 def _check_numbers(spec, *names, below=math.inf):
@@ -224,7 +273,7 @@ def _check_numbers(spec, *names, below=math.inf):
     """
     for name in names:
         value = getattr(spec, name)
-        if not (isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) < below):
+        if not (is_number(value) and 0 <= float(value) < below):
             limit = "finite" if below == math.inf else f"below {below}"
             raise InputError(f"{type(spec).__name__}: {name} is {value!r} but must be a number at least 0 and {limit}")
         object.__setattr__(spec, name, float(value))

@@ -14,14 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
-from .errors import InputError
+from .errors import InputError, check_count, check_key, is_int
 from .kernels import compiler_options
 from .layers.activation import softmax
 from .layers.base import Layer, Params, Shape
 from .layers.rewrite import relu_after_pool
 from .losses import Loss
-from .sgd import Optimizer
+from .sgd import Optimizer, check_optimizer
 
 __all__ = ["Evaluation", "TrainState", "evaluate", "gradients", "init_state", "predict", "train_epoch", "train_step"]
 
@@ -50,13 +51,21 @@ def init_state(network: Layer, optimizer: Optimizer, key: jax.Array, in_shape: S
     """The state before the first step: random parameters of `dtype`, JAX's default float unless given.
 
     Raises:
-        InputError: the layers do not fit the input shape, naming the layer.
+        InputError: the layers do not fit the input shape, naming the layer; the key is none of `jax.random`.
     """
+    check_layer(network)
+    check_optimizer(optimizer)
+    check_key("init_state", key)
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)  # an old key draws the same; a state has one kind
     init_key, train_key = jax.random.split(key)
-    # it runs once: LLVM's optimizations would take longer than they save
-    params = jax.jit(lambda key: network.init(key, in_shape), compiler_options={"xla_backend_optimization_level": 0})(
-        init_key
-    )
+
+    def init(key):
+        return network.init(key, in_shape)
+
+    if not is_traced(key):  # it runs once: LLVM's optimizations would take longer than they save
+        init = jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})
+    params = init(init_key)
     if dtype is not None:
         params = jax.tree.map(lambda w: w.astype(dtype), params)
     zero = jnp.zeros((), jnp.int32)
@@ -66,7 +75,8 @@ def init_state(network: Layer, optimizer: Optimizer, key: jax.Array, in_shape: S
 def gradients(network: Layer, loss: Loss, params: Params, x, labels, *, key=None):
     """`(grads, E, outputs)` of one batch by the hand-written chain, with `train=True` and `relu_after_pool`.
 
-    E is the loss and the network's penalty, which is added once for each batch; grads are the gradients of E.
+    E is the loss and the network's penalty, which is added once for each batch; grads are the gradients of E. x is cast
+    to the parameters' dtype.
 
     >>> from jaxcnn import Dense, SoftmaxCrossEntropy
     >>> params = {"weight": jnp.zeros((1, 2)), "bias": jnp.zeros(2)}
@@ -75,7 +85,7 @@ def gradients(network: Layer, loss: Loss, params: Params, x, labels, *, key=None
     [ 0.5 -0.5]
     """
     network = relu_after_pool(network)
-    outputs, residuals = network.forward(params, x, train=True, key=key)
+    outputs, residuals = network.forward(params, cast(params, x), train=True, key=key)
     E, loss_residuals = loss.forward(outputs, labels)
     _, grads = network.backward(residuals, loss.backward(loss_residuals))
     penalty, of_penalty = network.penalty(params)
@@ -104,41 +114,70 @@ def _compiled(function, static_argnums):
     return jax.jit(function, static_argnums=static_argnums, compiler_options=compiler_options())
 
 
+def _run(function, static_argnums, *args):
+    """`function` compiled; where it is traced itself, a part of that program, which has the options of its own."""
+    return (function if is_traced(args) else _compiled(function, static_argnums))(*args)
+
+
+def is_traced(*trees) -> bool:
+    """Whether an array is traced, or any would be that is computed here: inside of jit, scan, grad or vmap."""
+    return any(isinstance(leaf, Tracer) for leaf in (*jax.tree.leaves(trees), _zero()))
+
+
+_zero = jax.jit(lambda: 0)
+
+
+def refuse_traced(name: str, *trees) -> None:
+    """Refuse to be called where no number is known yet."""
+    if is_traced(trees):
+        raise InputError(f"{name}: is called inside of jit, scan, grad or vmap but must be called outside of them")
+
+
 def train_step(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainState, x, labels):
-    """One update (1), compiled with `compiler_options()`; inside a `jit` of your own call `gradients` instead.
+    """One update (1), compiled with `compiler_options()`; inside of `jit`, `scan`, `grad` or `vmap` a part of that.
 
     Args:
         network, loss, optimizer: specs; static.
         state: from `init_state` or an earlier step.
-        x: (B, ...), a batch of the parameters' dtype.
-        labels: (B,) integers.
+        x: (B, ...), a batch; it is cast to the parameters' dtype.
+        labels: (B,) integers below the number of outputs. Where they are traced and out of range, the loss is NaN.
 
     Returns:
         `(state, metrics)`: "loss" is the batch's mean loss and the network's penalty, before the update, "correct" how
         many samples it classified right.
+
+    Raises:
+        InputError: an argument does not fit the others.
     """
-    return _compiled(_step, (0, 1, 2))(network, loss, optimizer, state, x, labels)
+    check_specs(network, loss, optimizer, state)
+    x, labels = check_samples(network, x, labels, "x")
+    return _run(_step, (0, 1, 2), network, loss, optimizer, state, cast(state.params, x), labels)
 
 
 def train_epoch(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainState, images, labels, batch_size: int):
     """One epoch as one compiled scan over shuffled batches, with the data on the device.
 
-    The remainder of len(images) / batch_size is left out, other samples in every epoch.
+    The remainder of len(images) / batch_size is left out, other samples in every epoch. Inside of `jit`, `scan`, `grad`
+    or `vmap` it is a part of that.
 
     Args:
         network, loss, optimizer: specs; static.
         state: from `init_state` or an earlier epoch.
-        images: (N, ...) of the parameters' dtype.
-        labels: (N,) integers.
+        images: (N, ...); they are cast to the parameters' dtype.
+        labels: (N,) integers below the number of outputs.
         batch_size: samples per update; static.
 
     Returns:
         `(state, metrics)`: the metrics of every step, arrays (N // batch_size,).
 
     Raises:
-        InputError: the batch size is not between 1 and N.
+        InputError: an argument does not fit the others; the batch size is not between 1 and N.
     """
-    return _compiled(_epoch, (0, 1, 2, 6))(network, loss, optimizer, state, images, labels, batch_size)
+    check_specs(network, loss, optimizer, state)
+    images, labels = check_samples(network, images, labels)
+    check_batch_size(batch_size, len(images))
+    arrays = cast(state.params, images), jnp.asarray(labels)
+    return _run(_epoch, (0, 1, 2, 6), network, loss, optimizer, state, *arrays, int(batch_size))
 
 
 def _epoch(network, loss, optimizer, state, images, labels, batch_size):
@@ -157,11 +196,16 @@ def epoch_order(key: jax.Array, epoch, count: int, batch_size: int) -> jax.Array
     Raises:
         InputError: the batch size is not between 1 and `count`.
     """
-    if not isinstance(batch_size, int) or not 1 <= batch_size <= count:
-        raise InputError(f"batch_size is {batch_size!r} but must be from 1 to {count}, the number of training samples")
+    check_batch_size(batch_size, count)
     shuffling, _ = jax.random.split(key)
     order = jax.random.permutation(jax.random.fold_in(shuffling, epoch), count)
     return order[: count // batch_size * batch_size].reshape(-1, batch_size)
+
+
+def check_batch_size(batch_size: int, count: int) -> None:
+    """Refuse what is no int from 1 to the number of samples."""
+    if not is_int(batch_size) or not 1 <= batch_size <= count:
+        raise InputError(f"batch_size is {batch_size!r} but must be from 1 to {count}, the number of training samples")
 
 
 @dataclass(frozen=True)
@@ -180,20 +224,24 @@ def evaluate(network: Layer, loss: Loss, params: Params, images, labels, *, batc
     Args:
         network, loss: specs.
         params: the parameters.
-        images: (N, ...) of the parameters' dtype.
+        images: (N, ...); they are cast to the parameters' dtype.
         labels: (N,) integers below the number of outputs.
         batch_size: samples computed at a time.
 
     Raises:
-        InputError: the images do not fit the network, or the labels are not one output for each image.
+        InputError: the images do not fit the network, the labels are not one output for each image, or it is called
+            inside of `jit`, `scan`, `grad` or `vmap`.
     """
-    check_labels(network, images, labels)
-    labels = np.asarray(labels)
-    (classes,) = network.output_shape(images.shape[1:])
+    refuse_traced("evaluate", params, images, labels)
+    check_layer(network)
+    check_loss(loss)
+    check_count("evaluate", "batch_size", batch_size)
+    images, labels = check_samples(network, images, labels)
+    labels, classes = np.asarray(labels), _classes(network, images.shape[1:])
     total, predictions = 0.0, []
     for start in range(0, len(images), batch_size):
         batch = slice(start, start + batch_size)
-        outputs, E = _compiled(_outputs, (0, 1))(network, loss, params, images[batch], labels[batch])
+        outputs, E = _compiled(_outputs, (0, 1))(network, loss, params, cast(params, images[batch]), labels[batch])
         total += float(loss.mean(E, len(outputs))) * len(outputs)
         predictions.append(np.asarray(outputs.argmax(axis=-1)))
     predicted = np.concatenate(predictions)
@@ -213,7 +261,7 @@ def predict(network: Layer, params: Params, x) -> tuple[jax.Array, jax.Array]:
     Args:
         network: a layer whose outputs are (N, K) logits.
         params: its parameters.
-        x: (N, ...), a batch.
+        x: (N, ...), a batch; it is cast to the parameters' dtype.
 
     Returns:
         Classes (N,), int32, and probabilities (N,) of the outputs' dtype, by softmax of the outputs.
@@ -227,18 +275,85 @@ def predict(network: Layer, params: Params, x) -> tuple[jax.Array, jax.Array]:
     >>> print(classes, probabilities.round(4))
     [2] [0.6652]
     """
-    probabilities = softmax(network.apply(params, x))
+    probabilities = softmax(network.apply(params, cast(params, x)))
     return probabilities.argmax(axis=-1).astype(jnp.int32), probabilities.max(axis=-1)
 
 
-def check_labels(network, images, labels):
-    """Refuse labels that are not one integer for each image, each below the number of outputs."""
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or len(labels) != len(images) or not len(labels):
+def cast(params: Params, x) -> jax.Array:
+    """Numbers (N, ...), lists too, as an array of the parameters' dtype; where there are none of JAX's default float.
+
+    >>> cast({"weight": jnp.ones(3, jnp.bfloat16)}, np.arange(2)).dtype
+    dtype(bfloat16)
+    """
+    leaves = jax.tree.leaves(params)
+    return jnp.asarray(_numbers(x, "x"), leaves[0].dtype if leaves else float)
+
+
+def _array(value):
+    if isinstance(value, jax.Array | np.ndarray):
+        return value
+    try:
+        return np.asarray(value)
+    except ValueError:  # lists of several lengths
+        return np.asarray(value, object)
+
+
+def _numbers(value, name):
+    array = _array(value)
+    numbers = any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
+    if not numbers or array.ndim < 1:
+        raise InputError(f"{name} has shape {array.shape} and type {array.dtype} but must be numbers, (samples, ...)")
+    return array
+
+
+def check_samples(network: Layer, images, labels, name: str = "images"):
+    """Images and labels as arrays; refused unless the labels are one output of the network for each image.
+
+    Of labels that are traced only the shape and the type can be seen.
+    """
+    images, labels = _numbers(images, name), _array(labels)
+    integers = jnp.issubdtype(labels.dtype, jnp.integer)
+    if labels.shape != images.shape[:1] or not integers or not len(labels):
         raise InputError(
             f"labels has shape {labels.shape} and type {labels.dtype} but must be an integer for each of the "
             f"{len(images)} images, at least one"
         )
-    (classes,) = network.output_shape(images.shape[1:])
-    if labels.min() < 0 or labels.max() >= classes:
-        raise InputError(f"labels go from {labels.min()} to {labels.max()} but the network has {classes} outputs")
+    classes = _classes(network, images.shape[1:])
+    if not isinstance(labels, Tracer):
+        values = np.asarray(labels)
+        if values.min() < 0 or values.max() >= classes:
+            raise InputError(f"labels go from {values.min()} to {values.max()} but the network has {classes} outputs")
+    return images, labels
+
+
+@cache
+def _classes(network, in_shape):
+    """K of a network whose outputs are (N, K)."""
+    shape = network.output_shape(in_shape)
+    if len(shape) != 1:
+        raise InputError(
+            f"network: the output for an image of shape {in_shape} has shape {shape} but must have shape (classes,); "
+            "add Flatten() and Dense(classes)"
+        )
+    return shape[0]
+
+
+def check_specs(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainState) -> None:
+    """Refuse what a training function cannot use."""
+    check_layer(network)
+    check_loss(loss)
+    check_optimizer(optimizer)
+    if not isinstance(state, TrainState):
+        raise InputError(f"state is of type {type(state).__name__} but must be a TrainState, from init_state")
+
+
+def check_layer(network: Layer) -> None:
+    """Refuse what is no layer."""
+    if not isinstance(network, Layer):
+        raise InputError(f"network is {network!r} but must be a layer, such as Sequential((a, b))")
+
+
+def check_loss(loss: Loss) -> None:
+    """Refuse what is no loss."""
+    if isinstance(loss, type) or not all(hasattr(loss, name) for name in ("forward", "backward", "mean")):
+        raise InputError(f"loss is {loss!r} but must be a loss, such as SoftmaxCrossEntropy()")

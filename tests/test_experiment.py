@@ -10,6 +10,7 @@ from jaxcnn import Dense, Flatten, InputError, NonFiniteLoss, ReLU, Sequential, 
 from jaxcnn.data import load_digits
 from jaxcnn.experiment import Observer, Recorder, WrongGradient, prepare, run
 from jaxcnn.recipe import Recipe
+from jaxcnn.store.runs import Run, check_out, load_run
 
 SMALL = Recipe(model=Sequential((Flatten(), Dense(10))), epochs=2, batch_size=16)
 
@@ -109,6 +110,16 @@ def test_the_folder_of_a_recorder_is_there_from_the_gradient_check_on(tmp_path):
     }  # fmt: skip
     with pytest.raises(InputError, match="which exists; it must be a new folder"):
         Recorder(tmp_path / "r")
+
+
+def test_the_folder_of_a_run_may_be_a_string(tmp_path):
+    folder = str(tmp_path / "r")
+    check_out(folder)
+    run(SMALL, Recorder(folder))
+    assert load_run(folder).recipe.data == "digits"
+    for refuse in (lambda: check_out(folder), lambda: Run.create(folder, "digits", SMALL.model, (8, 8, 1), {})):
+        with pytest.raises(InputError, match="which exists; it must be a new folder"):
+            refuse()
 
 
 def test_mirrored_images_count_as_training_images():

@@ -60,6 +60,31 @@ def test_errors_are_one_sentence(images):
             {"batch_size": 8, "epochs": 1, "target_error": -1.0},
             "fit: target_error is -1.0 but must be a finite number of at least 0",
         ),
+        (
+            {"batch_size": 8, "epochs": 1, "target_error": "low"},
+            "fit: target_error is 'low' but must be a finite number of at least 0",
+        ),
+        (
+            {"batch_size": "8", "epochs": 1},
+            "batch_size is '8' but must be from 1 to 50, the number of training samples",
+        ),
+        (
+            {"batch_size": True, "epochs": 1},
+            "batch_size is True but must be from 1 to 50, the number of training samples",
+        ),
+        (
+            {"batch_size": 8, "epochs": 1, "test": images[0]},
+            f"fit: test is of type {type(images[0]).__name__} but must be a pair, (images, labels)",
+        ),
+        (
+            {"batch_size": 8, "epochs": 1, "test": (images[0], images[1] + 1)},
+            "fit: test: labels go from 1 to 3 but the network has 3 outputs",
+        ),
+        (
+            {"batch_size": 8, "epochs": 1, "test": (images[0][:, :4], images[1])},
+            "fit: test: layer 'dense1' with input shape (8,): Dense: weight has shape (16, 3) but must have shape "
+            "(8, 3)",
+        ),
     ):
         with pytest.raises(InputError) as error:
             fit(NETWORK, LOSS, OPTIMIZER, state, *images, **arguments)
@@ -75,3 +100,8 @@ def test_errors_are_one_sentence(images):
             fit(NETWORK, LOSS, OPTIMIZER, state, x, labels, batch_size=8, epochs=1)
     with pytest.raises(InputError, match="labels go from 0 to 3 but the network has 3 outputs"):
         evaluate(NETWORK, LOSS, state.params, images[0][:2], np.array([0, 3]))
+
+
+def test_counts_of_numpy_are_counts(images):
+    ours = fit(NETWORK, LOSS, OPTIMIZER, start(), *images, batch_size=np.int64(8), epochs=np.int32(2))[0]
+    assert same(ours, fit(NETWORK, LOSS, OPTIMIZER, start(), *images, batch_size=8, epochs=2)[0])

@@ -61,6 +61,13 @@ def test_numpy_integers_are_integers():
         ({"stride": (1, 2, 3)}, "stride is (1, 2, 3) but must be"),
         ({"stride": 1.5}, "stride is 1.5 but must be"),
         ({"dilation": True}, "dilation is True but must be"),
+        ({"padding": [1, 1]}, "padding is [1, 1] but must be an int >= 0"),
+        ({"padding": np.array([1, 1])}, "padding is array([1, 1]) but must be an int >= 0"),
+        ({"stride": np.array([1, 2])}, "stride is array([1, 2]) but must be an int or a pair of ints"),
+        ({"stride": 50_000}, "stride is 50000 but height times width must be below 2**31"),
+        ({"dilation": (1, 10**20)}, "dilation is (1, 100000000000000000000) but height times width must be below"),
+        ({"padding": 10**12}, "the padded input is 2000000000008x2000000000009 but must have fewer than 2**31 entries"),
+        ({"padding": 30_000}, "the padded input is 60008x60009 but must have fewer than 2**31 entries in a map"),
         ({"dilation": 4}, "a window of height 9 does not fit the input of height 8 with padding (0, 0)"),
     ],
 )
@@ -84,3 +91,11 @@ def test_output_size_accepts_the_forms_of_padding():
     assert output_size(7, 3, padding=(2, 0)) == 7
     assert output_size(7, 3, padding="SAME", stride=2) == 4
     assert output_size(7, 3, padding="VALID") == 5
+    assert output_size(np.int64(7), 3, padding=np.int64(1)) == 7
+    assert output_size(10**6, 3) == 10**6 - 2
+
+
+def test_a_stride_and_a_dilation_that_move_nothing_are_cut_to_the_padded_input():
+    window = resolve("conv2d", (8, 9), (3, 1), stride=(20_000, 2), padding=1, dilation=(1, 20_000))
+    assert (window.stride, window.dilation, window.output) == ((10, 2), (1, 11), (1, 6))
+    assert resolve("conv2d", (8, 9), (3, 1), stride=(10, 2), padding=1).output == (1, 6)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import InputError, SoftmaxCrossEntropy, SquaredError, one_hot, softmax_cross_entropy, squared_error
+from jaxcnn import InputError, Loss, SoftmaxCrossEntropy, SquaredError, one_hot, softmax_cross_entropy, squared_error
 
 
 def test_the_example_of_d3():
@@ -109,3 +109,29 @@ def test_targets_of_tanh_outputs_are_minus_one_and_one(rng):
     assert jnp.isnan(one_hot(jnp.array([2]), 2, low=-1)).all()
     with pytest.raises(InputError, match="SquaredError: low is 1 but must be a finite number below 1"):
         SquaredError(low=1)
+
+
+def test_a_loss_without_an_operation_is_refused_when_its_class_is_defined():
+    for op in (None, softmax_cross_entropy.__wrapped__):
+        with pytest.raises(InputError, match="Lame: op is .* but must be an operation, made by @operation"):
+            type("Lame", (Loss,), {} if op is None else {"op": op})
+    with pytest.raises(InputError, match=r"Loss: has no operation but must be one of its subclasses, such as Softmax"):
+        Loss()
+
+    class Own(Loss):
+        def apply(self, outputs, labels):
+            return outputs.sum()
+
+        def forward(self, outputs, labels):
+            return outputs.sum(), outputs
+
+        def backward(self, residuals, dy=1.0):
+            return dy * jnp.ones_like(residuals)
+
+    assert Own().apply(jnp.ones((1, 2)), None) == 2
+
+
+def test_a_number_of_numpy_is_a_number():
+    assert SquaredError(low=np.float32(-1)).low == -1
+    with pytest.raises(InputError, match="SquaredError: low is 'low' but must be a finite number below 1"):
+        SquaredError(low="low")

@@ -8,7 +8,19 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxcnn import InputError, conv2d, max_pool2d, operation, relu, softmax_cross_entropy, stochastic_pool2d
+from jaxcnn import (
+    InputError,
+    conv2d,
+    dense,
+    dropout,
+    expected_pool2d,
+    max_pool2d,
+    operation,
+    relu,
+    softmax_cross_entropy,
+    stochastic_pool2d,
+)
+from jaxcnn.verify import OPERATIONS
 
 CALLS = {
     "conv2d": (lambda x, weight: conv2d(x, weight, stride=2), ((2, 7, 6, 3), (3, 2, 3, 4))),
@@ -179,3 +191,64 @@ def test_all_operations_work_without_jit():
 def test_all_cases_of_all_operations_work_without_jit():
     done = without_jit(100)
     assert done.stdout == "done\n", done.stderr[-2000:]
+
+
+X, WEIGHT = jnp.ones((1, 3, 3, 1)), jnp.ones((1, 1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: conv2d(None, WEIGHT), "conv2d: x is None but must be an array"),
+        (lambda: conv2d.forward(X, None), "conv2d: weight is None but must be an array"),
+        (lambda: conv2d("image", WEIGHT), "conv2d: x is of type str but must be an array of numbers"),
+        (lambda: conv2d([[1.0]], WEIGHT), "conv2d: x is of type list but must be a floating-point array"),
+        (lambda: relu({1, 2}), "relu: u is of type set but must be an array of numbers"),
+        (lambda: expected_pool2d("image", 2), "expected_pool2d: x is of type str but must be an array of numbers"),
+        (lambda: dense(jnp.ones((1, 1)), [[1.0]]), "dense: weight is of type list but must be a floating-point array"),
+        (lambda: relu.backward(jnp.ones(2), None), "relu.backward: dy is None but must be an array"),
+        (lambda: relu.backward(jnp.ones(2), "dy"), "relu.backward: dy is of type str but must be an array of numbers"),
+        (
+            lambda: relu.backward(jnp.ones(2), [1.0, 2.0]),
+            "relu.backward: dy is of type list but must be an array of shape (2,)",
+        ),
+        (
+            lambda: softmax_cross_entropy(jnp.ones((1, 2)), [1]),
+            "softmax_cross_entropy: labels is of type list but must be a floating-point array",
+        ),
+        (
+            lambda: dropout(X, 0, rate=0.5),
+            "dropout: key is of type int32 and shape () but must be a key, such as jax.random.key(0)",
+        ),
+        (
+            lambda: stochastic_pool2d(X, 0, 2),
+            "stochastic_pool2d: key is of type int32 and shape () but must be a key, such as jax.random.key(0)",
+        ),
+        (
+            lambda: dropout(X, jax.random.key(0), rate="half"),
+            "dropout: rate is 'half' but must be at least 0 and below 1",
+        ),
+        (
+            lambda: conv2d(X, WEIGHT, stride=jnp.array(2)),
+            "conv2d: stride is Array(2, dtype=int32, weak_type=True) but must be hashable: a number, a string or a "
+            "tuple of them",
+        ),
+    ],
+)
+def test_what_is_no_array_gets_one_sentence(call, sentence):
+    with pytest.raises(InputError) as error:
+        call()
+    assert str(error.value) == sentence
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_operation_refuses_what_is_no_array_in_every_place(name):
+    entry = OPERATIONS[name]
+    case = entry.cases[0]
+    args = case.draw(0)
+    for i, argument in enumerate(entry.op.arguments[: len(args)]):
+        for value in (None, "text", [1.0]):
+            if value is None and argument == "bias" and name in ("conv2d", "dense"):
+                continue
+            with pytest.raises(InputError, match=f"{name}: {argument} is "):
+                entry.op(*args[:i], value, *args[i + 1 :], **case.hyper)

@@ -1,5 +1,6 @@
 """Recipes: every value is checked, TOML gives back what was written."""
 
+import numpy as np
 import pytest
 
 from jaxcnn import Conv2d, Dense, Flatten, InputError, MaxPool2d, Sequential
@@ -70,3 +71,10 @@ def test_rates_belong_to_their_loss_and_optimizer():
     assert preset.changed(optimizer="sgd").rates == preset.rates
     with pytest.raises(InputError, match="a recipe has 'rate' but must have values among"):
         preset.changed(rate=3)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    recipe = Recipe(epochs=np.int64(3), batch_size=np.int32(8), learning_rate=np.float64(0.5), mirror=np.bool_(True))
+    assert recipe == Recipe(epochs=3, batch_size=8, learning_rate=0.5, mirror=True)
+    recipe.write(str(tmp_path / "recipe.toml"))
+    assert Recipe.read(str(tmp_path / "recipe.toml")) == recipe

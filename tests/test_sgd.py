@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcnn import SGD, Constant, Cosine, InputError, Optax, Step, WarmUp
+from jaxcnn import SGD, Constant, Cosine, Dense, InputError, Optax, Step, WarmUp, init_state
 
 PARAMS = {"a": {"weight": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([0.1, 0.2])}, "b": jnp.array(1.5)}
 
@@ -113,3 +113,40 @@ def test_errors_are_one_sentence():
     for rates in ({"a": 1.0}, {"a": {"weight": jnp.ones((3, 2)), "bias": 1.0}, "b": 1.0}):
         with pytest.raises(InputError, match="SGD: rates does not fit params; it must be a prefix"):
             SGD(0.1).init(PARAMS, rates=rates)
+
+
+def test_the_state_of_another_optimizer_or_of_other_parameters_is_refused():
+    plain, heavy = SGD(0.1), SGD(0.1, momentum=0.9)
+    adam, descent = Optax(optax.adam(0.1)), Optax(optax.sgd(0.1))
+    for optimizer, state in (
+        (plain, heavy.init(PARAMS)),
+        (heavy, plain.init(PARAMS)),
+        (heavy, heavy.init({"a": jnp.ones(2)})),
+        (heavy, heavy.init(jax.tree.map(lambda w: jnp.ones((2, *w.shape)), PARAMS))),
+        (plain, adam.init(PARAMS)),
+        (adam, plain.init(PARAMS)),
+        (adam, descent.init(PARAMS)),
+        (descent, adam.init(PARAMS)),
+    ):
+        name = type(optimizer).__name__
+        with pytest.raises(InputError) as error:
+            optimizer.update(PARAMS, state, PARAMS)
+        assert str(error.value) == (
+            f"{name}: state is of another optimizer or other parameters but must be from its own init"
+        )
+
+
+def test_what_is_no_optimizer_is_refused():
+    bare = "optimizer is a bare GradientTransformationExtraArgs of optax but must be wrapped, as in "
+    for optimizer, message in (
+        (optax.sgd(0.1), f"{bare}Optax(optax.adam(1e-3))"),
+        ("adam", "optimizer is 'adam' but must be one, such as SGD(0.1) or Optax(optax.adam(1e-3))"),
+        (SGD, f"optimizer is {SGD!r} but must be one, such as SGD(0.1) or Optax(optax.adam(1e-3))"),
+    ):
+        with pytest.raises(InputError) as error:
+            init_state(Dense(3), optimizer, jax.random.key(0), (4,))
+        assert str(error.value) == message
+    with pytest.raises(
+        InputError, match="Optax: transformation is 'adam' but must be one of optax, such as optax.adam"
+    ):
+        Optax("adam")

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
+from ..files import AnyPath
 from .dataset import Dataset
 
 
-def load_idx(folder: Path) -> Dataset:
+def load_idx(folder: AnyPath) -> Dataset:
     """The data set whose four IDX files lie in `folder`.
 
     They are called `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and
@@ -25,7 +26,7 @@ def load_idx(folder: Path) -> Dataset:
     Raises:
         InputError: a file is missing, truncated, of another type, or does not belong to the others.
     """
-    arrays = {}
+    folder, arrays = Path(folder), {}
     for split, prefix in (("train", "train"), ("test", "t10k")):
         images = read_idx(find_idx(folder, f"{prefix}-images-idx3-ubyte"), ndim=3)
         arrays[f"{split}_images"] = (images[..., None] / np.float32(255)).astype(np.float32)
@@ -38,14 +39,14 @@ def load_idx(folder: Path) -> Dataset:
     return Dataset(folder.resolve().name, **arrays, classes=tuple(map(str, range(count))))
 
 
-def read_idx(path: Path, ndim: int) -> np.ndarray:
+def read_idx(path: AnyPath, ndim: int) -> np.ndarray:
     """The array of unsigned bytes in an IDX file of `ndim` dimensions.
 
     Raises:
         InputError: the file cannot be read or is not such a file.
     """
     try:
-        raw = path.read_bytes()
+        raw = Path(path).read_bytes()
         content = gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error or 'it ends too early'}); it must be a whole file") from None
@@ -67,13 +68,13 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
-def find_idx(folder: Path, name: str) -> Path:
+def find_idx(folder: AnyPath, name: str) -> Path:
     """The file of this name in `folder`, or with `.gz` after it.
 
     Raises:
         InputError: there is neither.
     """
-    for path in (folder / name, folder / f"{name}.gz"):
+    for path in (Path(folder) / name, Path(folder) / f"{name}.gz"):
         if path.is_file():
             return path
-    raise InputError(f"{folder / name}: is missing, with and without .gz")
+    raise InputError(f"{Path(folder) / name}: is missing, with and without .gz")

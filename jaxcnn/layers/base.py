@@ -1,14 +1,16 @@
 """The protocol that every layer follows, a composite one too."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
 
-from ..errors import InputError
-from ..operation import Operation
+from ..errors import InputError, check_shape
+from ..operation import Operation, operation_of
 
 __all__ = ["LAYERS", "Layer", "OperationLayer", "rebuild", "walk"]
 
@@ -173,26 +175,47 @@ class OperationLayer(Layer, abstract=True):
     """A layer that is one operation, `op`, of x and its parameters.
 
     Parameters have the names of the operation's arrays after x, fields those of its static arguments. A parameter whose
-    name is a field that is False, such as `bias=False`, there is none of.
+    name is a field that is False, such as `bias=False`, there is none of: then the operation's default must be None.
+
+    Raises:
+        InputError: when a class is defined whose `op` is no operation or has static arguments that are not its fields;
+            when parameters have other shapes than those of `init`.
     """
 
     op: ClassVar[Operation]
 
     def __init_subclass__(cls, abstract: bool = False, **keywords):
-        if not abstract and not isinstance(op := getattr(cls, "op", None), Operation):
-            raise InputError(f"{cls.__name__}: op is {op!r} but must be an operation, made by @operation")
+        if not abstract:
+            static = operation_of(cls).static
+            fields = {name for base in cls.__mro__ for name in inspect.get_annotations(base)}
+            lacking = [name for name in static if name not in fields and not hasattr(cls, name)]
+            if lacking:
+                raise InputError(
+                    f"{cls.__name__}: lacks the field {' and '.join(lacking)} but must have all static arguments of "
+                    f"{cls.op.name}: {', '.join(static)}"
+                )
         super().__init_subclass__(abstract, **keywords)
 
     def apply(self, params, x, *, train=False, key=None):
-        return self.op(x, *self._arrays(params), **self._static)
+        return self.op(x, *self._fitting(params, x), **self._static)
 
     def forward(self, params, x, *, train=False, key=None):
-        return self.op.forward(x, *self._arrays(params), **self._static)
+        return self.op.forward(x, *self._fitting(params, x), **self._static)
 
     def backward(self, residuals, dy):
         dx, *grads = self.op.backward(residuals, dy, **self._static)
         names = self.op.arguments[1:]
         return dx, {name: grad for name, grad in zip(names, grads, strict=True) if grad is not None}
+
+    def _fitting(self, params, x):
+        """`_arrays`, refused where their shapes are not those of `init`."""
+        arrays = self._arrays(params)
+        if arrays and hasattr(x, "shape"):
+            shapes = _shapes(self, tuple(x.shape[1:]))
+            for name, array in zip(self.op.arguments[1:], arrays, strict=True):
+                if array is not None and name in shapes:
+                    check_shape(type(self).__name__, name, array, shapes[name])
+        return arrays
 
     def _arrays(self, params) -> Sequence[jax.Array | None]:
         """The operation's arrays after x; None for a bias that the layer has not."""
@@ -202,6 +225,13 @@ class OperationLayer(Layer, abstract=True):
     @property
     def _static(self):
         return {name: getattr(self, name) for name in self.op.static}
+
+
+@cache
+def _shapes(layer, in_shape):
+    """The shapes of a layer's parameters by name."""
+    params = jax.eval_shape(lambda: layer.init(jax.random.key(0), in_shape))
+    return {name: leaf.shape for name, leaf in params.items()}
 
 
 def check_image(op: str, in_shape: Shape) -> None:

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from ..errors import InputError, check_count, check_floating, check_shape
+from ..errors import InputError, check_count, check_floating, check_shape, is_number
 from ..geometry import Pair, pair
-from ..initializers import initialize
+from ..initializers import find_initializer, initialize
 from ..kernels import sum_over_positions
 from ..operation import operation
 from .base import OperationLayer, check_image, parameter
@@ -110,7 +110,8 @@ class CombineMaps(OperationLayer):
     def __post_init__(self):
         check_count("combine_maps", "out_channels", self.out_channels)
         pair("combine_maps", "kernel_size", self.kernel_size)
-        if not (isinstance(self.entropy, int | float) and 0 <= self.entropy < float("inf")):
+        find_initializer(self.initializer)
+        if not (is_number(self.entropy) and 0 <= self.entropy < float("inf")):
             raise InputError(f"combine_maps: entropy is {self.entropy!r} but must be a finite number of at least 0")
 
     def init(self, key, in_shape):

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import InputError, check_count, check_floating, check_shape
-from ..geometry import Padding, Pair, pair, resolve
-from ..initializers import initialize
+from ..errors import InputError, check_count, check_floating, check_shape, is_int
+from ..geometry import Padding, Pair, check_window, pair, resolve
+from ..initializers import find_initializer, initialize
 from ..kernels import correlate, kernel_gradient, materialized, sum_over_positions
 from ..operation import operation
 from .base import OperationLayer, check_image, parameter
@@ -159,7 +159,9 @@ class Conv2d(OperationLayer):
     def __post_init__(self):
         check_count("conv2d", "out_channels", self.out_channels)
         check_count("conv2d", "groups", self.groups)
-        pair("conv2d", "kernel_size", self.kernel_size)
+        sizes = {"kernel_size": self.kernel_size, "stride": self.stride, "dilation": self.dilation}
+        check_window("conv2d", **sizes, padding=self.padding)
+        find_initializer(self.initializer)
         if self.connections is not None:
             _check_connections(self.connections, self.out_channels, self.groups)
 
@@ -222,7 +224,7 @@ class Conv2d(OperationLayer):
 
 def _check_connections(connections, out_channels, groups):
     def distinct(maps):
-        numbers = isinstance(maps, tuple) and all(isinstance(i, int) and i >= 0 for i in maps)
+        numbers = isinstance(maps, tuple) and all(is_int(i) and i >= 0 for i in maps)
         return numbers and 0 < len(set(maps)) == len(maps)
 
     well_formed = isinstance(connections, tuple) and all(map(distinct, connections))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from ..errors import InputError, check_count, check_floating, check_shape
-from ..initializers import initialize
+from ..initializers import find_initializer, initialize
 from ..kernels import materialized
 from ..operation import operation
 from .base import OperationLayer
@@ -87,6 +87,7 @@ class Dense(OperationLayer):
 
     def __post_init__(self):
         check_count("dense", "out_features", self.out_features)
+        find_initializer(self.initializer)
 
     def init(self, key, in_shape):
         if len(in_shape) != 1:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from ..errors import InputError, check_floating, check_shape
+from ..errors import InputError, check_floating, check_key, check_shape, is_number
 from ..operation import operation
 from .base import Layer, required
 
@@ -38,6 +38,7 @@ def dropout(x, key, *, rate: float):
     [0. 0. 2. 2. 0. 2. 2. 0.]
     """
     check_floating("dropout", x=x)
+    check_key("dropout", key)
     _check_rate(rate)
     keep = jax.random.bernoulli(key, 1 - rate, x.shape)
     return _kept(x, keep, rate), keep
@@ -55,7 +56,7 @@ def _kept(x, keep, rate):
 
 
 def _check_rate(rate):
-    if not 0 <= rate < 1:
+    if not (is_number(rate) and 0 <= rate < 1):
         raise InputError(f"dropout: rate is {rate!r} but must be at least 0 and below 1")
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from ..errors import check_floating, check_shape
-from ..geometry import Pair, pair, resolve_pool
+from ..geometry import Pair, check_pool, resolve_pool
 from ..operation import Static, operation
 from .base import OperationLayer
 from .pool import _entries_at, _placed_at
@@ -89,6 +89,6 @@ class MedianPool2d(OperationLayer):
     stride: int | Pair | None = None
 
     def __post_init__(self):
-        pair("median_pool2d", "window_size", self.window_size)
+        check_pool("median_pool2d", self.window_size, self.stride)
 
     op = median_pool2d

@@ -22,7 +22,7 @@ import numpy as np
 from jax import lax
 
 from ..errors import check_floating, check_shape
-from ..geometry import Padding, Pair, pair, resolve_pool
+from ..geometry import Padding, Pair, check_pool, resolve_pool
 from ..kernels import materialized
 from ..operation import Static, operation
 from .base import OperationLayer
@@ -212,7 +212,7 @@ class PaddedPool(OperationLayer, abstract=True):
     padding: Padding = 0
 
     def __post_init__(self):
-        pair(self.op.name, "window_size", self.window_size)
+        check_pool(self.op.name, self.window_size, self.stride, self.padding)
 
 
 @dataclass(frozen=True)

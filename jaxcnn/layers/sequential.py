@@ -11,12 +11,12 @@ is the documents' dE/du: the sensitivity of the pre-activation.
 Loops: reference/network.py. Tests: tests/layers/test_sequential.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import jax
 
-from ..errors import InputError
+from ..errors import InputError, check_key
 from .base import Layer, Shape, without_empty
 
 __all__ = ["Sequential"]
@@ -42,7 +42,10 @@ class Sequential(Layer):
 
     layers: tuple[Layer, ...]
 
-    def __init__(self, layers: Sequence[Layer]):
+    def __init__(self, layers: Sequence[Layer], *more: Layer):
+        if more or not isinstance(layers, Iterable):
+            given = ", ".join(map(repr, (layers, *more)))
+            raise InputError(f"Sequential: layers is {given} but must be a tuple: Sequential((a, b)), Sequential((a,))")
         object.__setattr__(self, "layers", tuple(layers))
         if not self.layers or not all(isinstance(layer, Layer) for layer in self.layers):
             raise InputError(f"Sequential: layers is {self.layers} but must be at least one layer")
@@ -60,6 +63,7 @@ class Sequential(Layer):
         return Sequential(tuple(children.values()))
 
     def init(self, key, in_shape):
+        check_key("Sequential", key)
         params = {}
         for (name, layer), layer_key in zip(
             self.children().items(), jax.random.split(key, len(self.layers)), strict=True
@@ -71,14 +75,14 @@ class Sequential(Layer):
 
     def apply(self, params, x, *, train=False, key=None):
         for i, (name, layer) in enumerate(self.children().items()):
-            with _naming(name, x.shape[1:]):
+            with _naming(name, _shape(x)):
                 x = layer.apply(params.get(name, {}), x, train=train, key=_nth(key, i))  # (1)
         return x
 
     def forward(self, params, x, *, train=False, key=None):
         residuals = {}
         for i, (name, layer) in enumerate(self.children().items()):
-            with _naming(name, x.shape[1:]):
+            with _naming(name, _shape(x)):
                 x, residuals[name] = layer.forward(params.get(name, {}), x, train=train, key=_nth(key, i))  # (1)
         return x, residuals
 
@@ -96,7 +100,7 @@ class Sequential(Layer):
         grads, deltas = {}, {}
         for name, layer in reversed(self.children().items()):
             deltas[name] = dy
-            with _naming(name, dy.shape[1:], "dy"):
+            with _naming(name, _shape(dy), "dy"):
                 dy, grads[name], inner = layer.backward_with_deltas(residuals[name], dy)  # (2), (3)
             deltas |= {f"{name}/{inner_name}": delta for inner_name, delta in inner.items()}
         return dy, without_empty(grads), deltas
@@ -127,6 +131,10 @@ class _naming:
     def __exit__(self, kind, error, traceback):
         if isinstance(error, InputError):
             raise InputError(f"{self.where}: {error}") from error
+
+
+def _shape(x):
+    return getattr(x, "shape", ())[1:]  # what is no array the layer refuses
 
 
 def _nth(key, i):

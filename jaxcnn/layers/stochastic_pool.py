@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import InputError, check_floating, check_shape
-from ..geometry import Pair, pair, resolve_pool
+from ..errors import InputError, check_floating, check_key, check_shape
+from ..geometry import Pair, check_pool, resolve_pool
 from ..operation import Static, operation
 from .base import Layer, required
 from .pool import _entries_at, _placed_at
@@ -59,6 +59,7 @@ def stochastic_pool2d(x, key, window_size: int | Pair, *, stride: int | Pair | N
      [30.  0. 50.]]
     """
     entries = _windows("stochastic_pool2d", x, window_size, stride)
+    check_key("stochastic_pool2d", key)
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     totals = [entries[0].astype(dtype)]
     for entry in entries[1:]:
@@ -174,7 +175,7 @@ class StochasticPool2d(Layer):
     stride: int | Pair | None = None
 
     def __post_init__(self):
-        pair("stochastic_pool2d", "window_size", self.window_size)
+        check_pool("stochastic_pool2d", self.window_size, self.stride)
 
     def apply(self, params, x, *, train=False, key=None):
         if train:

@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import files
 from ..errors import InputError
+from ..files import AnyPath
 from ..layers.base import Layer, Params, Shape
 from ..training import TrainState
 from .spec import UnknownLayer, spec_from_json, spec_to_json
@@ -28,7 +29,7 @@ class Checkpoint:
     info: dict[str, Any]
 
 
-def save_checkpoint(path: Path, network: Layer, in_shape: Shape, state: TrainState, info: dict[str, Any]) -> None:
+def save_checkpoint(path: AnyPath, network: Layer, in_shape: Shape, state: TrainState, info: dict[str, Any]) -> None:
     """Write the training state, the network's spec, its input's shape and `info` (JSON values), whole or not at all.
 
     Raises:
@@ -42,7 +43,7 @@ def save_checkpoint(path: Path, network: Layer, in_shape: Shape, state: TrainSta
     files.write(path, to_bytes(arrays, metadata=metadata))
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: AnyPath) -> Checkpoint:
     """Read a network, its parameters and the `info` saved with them.
 
     Raises:
@@ -67,7 +68,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(network, in_shape, jax.tree.unflatten(jax.tree.structure(expected), params)["params"], info)
 
 
-def load_state(path: Path, like: TrainState) -> TrainState:
+def load_state(path: AnyPath, like: TrainState) -> TrainState:
     """Read the whole training state, to go on training.
 
     Args:
@@ -99,7 +100,7 @@ def _named_leaves(tree):
 def _read(path):
     safetensors = _safetensors()
     try:
-        content = path.read_bytes()
+        content = Path(path).read_bytes()
         tensors = safetensors.deserialize(content)
         header = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + header]).get("__metadata__", {})

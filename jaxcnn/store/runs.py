@@ -9,6 +9,7 @@ from typing import Any
 from .. import files
 from ..data import Normalization
 from ..errors import InputError
+from ..files import AnyPath
 from ..inspect import plots
 from ..layers.base import Layer, Params, Shape
 from ..recipe import Recipe
@@ -16,8 +17,9 @@ from ..training import TrainState
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 
-def check_out(out: Path | None) -> None:
+def check_out(out: AnyPath | None) -> None:
     """Refuse a folder that exists or cannot be created, before any work is done; None is the next default folder."""
+    out = None if out is None else Path(out)
     if out is not None and (out.exists() or out.is_symlink()):
         raise InputError(f"out is {str(out)!r}, which exists; it must be a new folder")
     parent = (out or Path("runs") / "new").absolute().parent
@@ -37,7 +39,7 @@ class Run:
     config: dict[str, Any]
 
     @classmethod
-    def create(cls, out: Path | None, name: str, network: Layer, in_shape: Shape, config: dict[str, Any]) -> "Run":
+    def create(cls, out: AnyPath | None, name: str, network: Layer, in_shape: Shape, config: dict[str, Any]) -> "Run":
         """Create the folder `out`, or the next free runs/NAME-0001.
 
         Raises:
@@ -46,7 +48,7 @@ class Run:
         number = 0
         while True:
             number += 1
-            folder = out or Path("runs") / f"{name}-{number:04}"
+            folder = Path("runs") / f"{name}-{number:04}" if out is None else Path(out)
             try:
                 folder.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -94,13 +96,13 @@ class Saved:
         return height - 2 * self.normalization.padding, width - 2 * self.normalization.padding, channels
 
 
-def load_run(folder: Path) -> Saved:
+def load_run(folder: AnyPath) -> Saved:
     """Read a run folder.
 
     Raises:
         InputError: it holds no model, or a corrupt one.
     """
-    path = folder / "model.safetensors"
+    path = Path(folder) / "model.safetensors"
     if not path.is_file():
         raise InputError(
             f"run is {str(folder)!r}, which holds no model.safetensors; it must be a folder of jaxcnn train"

@@ -66,8 +66,10 @@ def spec_from_json(spec: Any, layers: Mapping[str, type] | None = None) -> Layer
             return spec_from_json(value, layers)
         return tuple(map(from_json, value)) if isinstance(value, list | tuple) else value
 
-    name = spec.get("layer") if isinstance(spec, dict) else spec
-    if name not in known:
+    if not isinstance(spec, dict):
+        raise InputError(f'a spec is {spec!r} but must be an object with the class of a layer under "layer"')
+    name = spec.get("layer")
+    if not isinstance(name, str) or name not in known:
         raise UnknownLayer(
             f"layer is {name!r} but must be one of {', '.join(sorted(known))}; one of your own must be defined before"
         )
@@ -75,4 +77,4 @@ def spec_from_json(spec: Any, layers: Mapping[str, type] | None = None) -> Layer
     try:
         return known[name](**fields)
     except TypeError as error:
-        raise InputError(f"layer {name}: its fields are {sorted(fields)} but must be those of the class") from error
+        raise InputError(f"layer {name}: its fields are {list(fields)} but must be those of the class") from error

@@ -125,3 +125,11 @@ def test_fashion_mnist():
     assert dataset.train_images.shape == (60000, 28, 28, 1)
     assert dataset.test_images.shape == (10000, 28, 28, 1)
     assert np.bincount(dataset.train_labels).tolist() == [6000] * 10
+
+
+def test_a_folder_may_be_a_string_or_a_path(folder):
+    for dataset in (data.load_idx(str(folder)), data.load_dataset(folder)):
+        assert dataset.name == folder.name
+        assert dataset.train_images.shape == (30, 5, 4, 1)
+    with pytest.raises(InputError, match="data is 'nowhere' but must be"):
+        data.load_dataset(Path("nowhere"))

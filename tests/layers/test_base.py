@@ -5,6 +5,7 @@ Nothing but this file knows them.
 
 import json
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +15,20 @@ import pytest
 from jaxcnn import (
     LAYERS,
     SGD,
+    AvgPool2d,
+    CombineMaps,
     Conv2d,
     Dense,
     Flatten,
     InputError,
     Layer,
+    MaxPool2d,
+    MedianPool2d,
     OperationLayer,
     ReLU,
     Sequential,
     SoftmaxCrossEntropy,
+    StochasticPool2d,
     diagnose,
     fit,
     gradients,
@@ -187,6 +193,10 @@ def test_a_file_with_a_layer_that_is_not_defined_names_it(tmp_path, monkeypatch)
         load_checkpoint(tmp_path / "own.safetensors")
 
 
+def unruled(x):
+    return x, None
+
+
 def define(name, **functions):
     return type(name, (Layer,), functions)
 
@@ -200,8 +210,16 @@ def test_what_is_lacking_is_said_when_the_class_is_defined():
     assert str(error.value) == "Lame: lacks apply and backward but must define apply, forward and backward"
     with pytest.raises(InputError, match="Lame: lacks forward but must define"):
         define("Lame", apply=some, backward_with_deltas=some)
-    with pytest.raises(InputError, match="Lame: op is <function relu.* but must be an operation, made by @operation"):
-        type("Lame", (OperationLayer,), {"op": relu.__wrapped__})
+    for op in ({"op": relu.__wrapped__}, {}):
+        with pytest.raises(InputError, match="Lame: op is .* but must be an operation, made by @operation"):
+            type("Lame", (OperationLayer,), op)
+    with pytest.raises(InputError, match="unruled: is an operation without a rule but must have one, by @unruled.rule"):
+        type("Lame", (OperationLayer,), {"op": operation(unruled)})
+    with pytest.raises(InputError) as error:
+        type("Lame", (OperationLayer,), {"op": softplus, "__annotations__": {"sharp": float}})
+    assert str(error.value) == (
+        "Lame: lacks the field sharpness but must have all static arguments of softplus: sharpness"
+    )
     assert "Lame" not in LAYERS
 
 
@@ -224,3 +242,77 @@ def test_a_field_that_no_file_can_hold_is_named():
 
     with pytest.raises(InputError, match="Lambda: has <built-in function abs> among its fields but"):
         spec_to_json(Lambda(f=abs))
+
+
+@pytest.mark.parametrize("use", ["apply", "forward"])
+@pytest.mark.parametrize(
+    ("layer", "other", "sentence"),
+    [
+        (Conv2d(4, 3), Conv2d(4, 5), "Conv2d: weight has shape (5, 5, 2, 4) but must have shape (3, 3, 2, 4)"),
+        (Conv2d(4, 3), Conv2d(2, 3), "Conv2d: weight has shape (3, 3, 2, 2) but must have shape (3, 3, 2, 4)"),
+        (
+            Conv2d(4, 3, connections=((0,), (1,), (0,), (1,))),
+            Conv2d(4, 1),
+            "Conv2d: weight has shape (1, 1, 2, 4) but must have shape (3, 3, 2, 4)",
+        ),
+        (CombineMaps(2, 3), CombineMaps(3, 3), "CombineMaps: c has shape (2, 3) but must have shape (2, 2)"),
+        (
+            CombineMaps(2, 3),
+            CombineMaps(2, 2),
+            "CombineMaps: kernels has shape (2, 2, 2) but must have shape (3, 3, 2)",
+        ),
+        (
+            Sequential((Flatten(), Dense(3))),
+            Sequential((Flatten(), Dense(4))),
+            "layer 'dense1' with input shape (98,): Dense: weight has shape (98, 4) but must have shape (98, 3)",
+        ),
+    ],
+)
+def test_parameters_of_another_spec_are_refused(layer, other, sentence, use):
+    with pytest.raises(InputError) as error:
+        getattr(layer, use)(other.init(jax.random.key(0), (7, 7, 2)), jnp.ones((1, 7, 7, 2)))
+    assert str(error.value) == sentence
+
+
+SPECS = {
+    "conv2d": lambda **fields: Conv2d(8, 3, **fields),
+    "max_pool2d": lambda **fields: MaxPool2d(2, **fields),
+    "avg_pool2d": lambda **fields: AvgPool2d(2, **fields),
+    "median_pool2d": lambda **fields: MedianPool2d(2, **fields),
+    "stochastic_pool2d": lambda **fields: StochasticPool2d(2, **fields),
+}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_window_that_fits_no_input_is_refused_when_the_spec_is_made(name):
+    fields = [("stride", 0), ("stride", np.array(2)), ("stride", [1, 2])]
+    if name == "conv2d":
+        fields += [("dilation", 0), ("stride", None)]
+    if name in ("conv2d", "max_pool2d", "avg_pool2d"):
+        fields += [("padding", -1), ("padding", [1, 1]), ("padding", "same")]
+    for field, value in fields:
+        with pytest.raises(InputError) as error:
+            SPECS[name](**{field: value})
+        assert str(error.value).startswith(f"{name}: {field} is {value!r} but must be an int ")
+
+
+@pytest.mark.parametrize("make", [partial(Conv2d, 4, 3), partial(Dense, 4), partial(CombineMaps, 4, 3)])
+def test_an_unknown_initializer_is_refused_when_the_spec_is_made(make):
+    for name in ("zeros", ["he_normal"], None):
+        with pytest.raises(InputError) as error:
+            make(initializer=name)
+        assert str(error.value).startswith(f"initializer is {name!r} but must be one of glorot_uniform, ")
+
+
+def test_numbers_of_numpy_fit_a_spec():
+    three, half = np.int64(3), np.float32(0.5)
+    own = Conv2d(three, three, padding=np.int32(1), connections=((three - 3,), (np.int64(1),), (0, 1)))
+    assert own == Conv2d(3, 3, padding=1, connections=((0,), (1,), (0, 1)))
+    assert CombineMaps(three, three, entropy=half) == CombineMaps(3, 3, entropy=0.5)
+
+
+def test_a_key_is_no_int():
+    for network, name in ((Sequential((Dense(3),)), "Sequential"), (Dense(3), "init")):
+        with pytest.raises(InputError) as error:
+            network.init(0, (4,))
+        assert str(error.value) == f"{name}: key is 0 but must be a key, such as jax.random.key(0)"

@@ -181,3 +181,23 @@ def test_specs_are_static_arguments():
     jitted(Sequential((ReLU(),)), jnp.ones((1, 2)))
     jitted(Sequential([ReLU()]), jnp.ones((1, 2)))
     assert len(calls) == 1
+
+
+def test_layers_that_are_not_in_a_tuple_are_shown_the_right_form():
+    for layers in ((Flatten(),), (Flatten(), ReLU())):
+        with pytest.raises(InputError) as error:
+            Sequential(*layers)
+        assert str(error.value) == (
+            f"Sequential: layers is {', '.join(map(repr, layers))} but must be a tuple: Sequential((a, b)), "
+            "Sequential((a,))"
+        )
+    with pytest.raises(InputError, match="Sequential: layers is 5 but must be a tuple"):
+        Sequential(5)
+
+
+@pytest.mark.parametrize("use", ["apply", "forward"])
+def test_an_input_that_is_no_array_gets_one_sentence(use):
+    network = Sequential((Flatten(),))
+    for x, sentence in (([[1.0]], "x is of type list but must be a floating-point"), (None, "x is None but must be")):
+        with pytest.raises(InputError, match=f"layer 'flatten1' with input shape .*: flatten: {sentence}"):
+            getattr(network, use)({}, x)

@@ -112,3 +112,12 @@ def test_the_info_must_be_json(tmp_path):
     with pytest.raises(TypeError):
         save_checkpoint(tmp_path / "c.safetensors", NETWORK, (5,), trained(SGD(0.1)), {"a": object()})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_path_may_be_a_string(tmp_path):
+    path, state = str(tmp_path / "a.safetensors"), trained(SGD(0.1))
+    save_checkpoint(path, NETWORK, (5,), state, {})
+    assert load_checkpoint(path).network == NETWORK
+    assert int(load_state(path, like=state).step) == 1
+    with pytest.raises(InputError, match=r"nowhere: cannot be read \(No such file or directory\)"):
+        load_checkpoint("nowhere")

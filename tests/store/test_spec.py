@@ -32,3 +32,16 @@ def test_bad_specs_are_refused():
         spec_from_json({"layer": "Conv9d"})
     with pytest.raises(InputError, match="layer MaxPool2d: its fields are"):
         spec_from_json({"layer": "MaxPool2d", "size": 3})
+
+
+@pytest.mark.parametrize("spec", [[], 5, "Dense", None, [{"layer": "ReLU"}]])
+def test_a_spec_that_is_no_object_is_refused(spec):
+    with pytest.raises(InputError) as error:
+        spec_from_json(spec)
+    assert str(error.value) == f'a spec is {spec!r} but must be an object with the class of a layer under "layer"'
+
+
+@pytest.mark.parametrize("name", [[], {}, None])
+def test_a_class_that_is_no_name_is_refused(name):
+    with pytest.raises(InputError, match="layer is .* but must be one of AvgPool2d, "):
+        spec_from_json({"layer": name})
