@@ -312,7 +312,6 @@ def _flow_of_one(result, name):
     i = int(np.argmax(predictions != labels))
     (image,) = experiment.normalization(dataset.test_images[i : i + 1])
     with precision(experiment.recipe.dtype):
-        image = jnp.asarray(image, experiment.recipe.dtype)
         passed, E = flow(experiment.network, experiment.loss, result.state.params, image, labels[i])
     right, taken = (dataset.classes[c] for c in (labels[i], predictions[i]))
     outcome = f"{right} taken for {taken}" if right != taken else right

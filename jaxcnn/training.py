@@ -115,8 +115,9 @@ def _compiled(function, static_argnums):
 
 
 def _run(function, static_argnums, *args):
-    """`function` compiled; where it is traced itself, a part of that program, which has the options of its own."""
-    return (function if is_traced(args) else _compiled(function, static_argnums))(*args)
+    """`function` compiled; inside of another program, where options are refused, a part of that."""
+    inside = bool(compiler_options()) and is_traced(args)
+    return (function if inside else _compiled(function, static_argnums))(*args)
 
 
 def is_traced(*trees) -> bool:
@@ -140,7 +141,8 @@ def train_step(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainSta
         network, loss, optimizer: specs; static.
         state: from `init_state` or an earlier step.
         x: (B, ...), a batch; it is cast to the parameters' dtype.
-        labels: (B,) integers below the number of outputs. Where they are traced and out of range, the loss is NaN.
+        labels: (B,) integers below the number of outputs. Where they are traced, or on
+            another device than a CPU, and out of range, the loss is NaN.
 
     Returns:
         `(state, metrics)`: "loss" is the batch's mean loss and the network's penalty, before the update, "correct" how
@@ -309,7 +311,7 @@ def _numbers(value, name):
 def check_samples(network: Layer, images, labels, name: str = "images"):
     """Images and labels as arrays; refused unless the labels are one output of the network for each image.
 
-    Of labels that are traced only the shape and the type can be seen.
+    Only labels that lie in the host's memory are looked at: those of another device would be waited for.
     """
     images, labels = _numbers(images, name), _array(labels)
     integers = jnp.issubdtype(labels.dtype, jnp.integer)
@@ -319,11 +321,15 @@ def check_samples(network: Layer, images, labels, name: str = "images"):
             f"{len(images)} images, at least one"
         )
     classes = _classes(network, images.shape[1:])
-    if not isinstance(labels, Tracer):
+    if isinstance(labels, np.ndarray) or (not isinstance(labels, Tracer) and _at_hand(labels)):
         values = np.asarray(labels)
         if values.min() < 0 or values.max() >= classes:
             raise InputError(f"labels go from {values.min()} to {values.max()} but the network has {classes} outputs")
     return images, labels
+
+
+def _at_hand(array):
+    return array.is_fully_addressable and all(device.platform == "cpu" for device in array.devices())
 
 
 @cache

@@ -18,6 +18,7 @@ from ..layers.activation import AMPLITUDE, ReLU, ScaledTanh, Sigmoid, Tanh
 from ..layers.base import Layer, Params, walk
 from ..layers.sequential import Sequential
 from ..operation import Static
+from ..training import cast
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -62,7 +63,7 @@ def diagnose(network: Layer, params: Params, x) -> tuple[Diagnosis, ...]:
     Args:
         network: the layers.
         params: their parameters.
-        x: (N, ...), a batch of the parameters' dtype; the more samples, the surer is "dead".
+        x: (N, ...), a batch; it is cast to the parameters' dtype. The more samples, the surer is "dead".
 
     Returns:
         One `Diagnosis` for each such layer, in the order of the network, without dropout.
@@ -77,7 +78,7 @@ def diagnose(network: Layer, params: Params, x) -> tuple[Diagnosis, ...]:
     relu1: 1 of 3 units are dead: zero for every sample, so their weights get no gradient
     sigmoid1: 33% of 3 units are saturated: f' is near zero and little gradient passes
     """
-    measured = _measured(network, params, x)
+    measured = _measured(network, params, cast(params, x))
     return tuple(replace(facts.value, share=float(share)) for facts, share in measured)
 
 

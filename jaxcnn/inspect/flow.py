@@ -14,6 +14,7 @@ import numpy as np
 from ..layers.base import Layer, Params
 from ..layers.sequential import Sequential
 from ..losses import Loss
+from ..training import cast
 
 __all__ = ["Passed", "flow"]
 
@@ -40,7 +41,7 @@ def flow(network: Layer, loss: Loss, params: Params, image, label: int) -> tuple
         network: the layers; a layer that is no `Sequential` is a chain of one.
         loss: of the network's outputs.
         params: the parameters.
-        image: one sample without the axis of the batch, of the parameters' dtype.
+        image: one sample without the axis of the batch; it is cast to the parameters' dtype.
         label: its class.
 
     >>> from jaxcnn import Dense, ReLU, SoftmaxCrossEntropy
@@ -55,7 +56,7 @@ def flow(network: Layer, loss: Loss, params: Params, image, label: int) -> tuple
     if not isinstance(network, Sequential):
         network = Sequential((network,))
         params = {network.names[0]: params}
-    outputs = [x := jnp.asarray(image)[None]]
+    outputs = [x := cast(params, image)[None]]
     for name, layer in network.children().items():
         outputs.append(x := layer.apply(params.get(name, {}), x))
     y, residuals = network.forward(params, outputs[0])
