@@ -127,6 +127,7 @@ def test_a_diverging_run_says_so_and_keeps_the_last_good_parameters(capsys):
         (["--out", "dangling/run"], "out is 'dangling/run', which cannot be created"),
         (["--out", 300 * "x"], "File name too long"),
         (["--data", ""], "data is '' but must be"),
+        (["--data", "\udcff"], "data is '\\udcff' but must be a name in UTF-8"),
         (["--data", 5000 * "x"], "File name too long"),
         (["--seed", 2**32], "seed is 4294967296 but must be at least 0 and below 2**32"),
         (["--optimizer", "adam", "--momentum", 0.9], "momentum is 0.9 but adam has none; it must be left out"),
@@ -142,7 +143,7 @@ def test_a_diverging_run_says_so_and_keeps_the_last_good_parameters(capsys):
 )
 def test_bad_input_to_train_gets_one_sentence(capsys, arguments, sentence):
     Path("file").write_text("")
-    Path("padded.toml").write_text("padding = 1000000000")
+    Path("padded.toml").write_text("padding = 1000000")
     Path("dangling").symlink_to("nowhere")
     assert run("train", *arguments) == 2
     err = capsys.readouterr().err
