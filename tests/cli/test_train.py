@@ -1,14 +1,17 @@
 """`jaxcnn train` as a user meets it."""
 
 import errno
+import io
 import json
 import os
+import re
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from command import run
+from rich.console import Console
 
 from jaxcnn import experiment
 from jaxcnn.cli import show
@@ -164,6 +167,15 @@ def test_a_full_disk_names_the_file(capsys, monkeypatch, few_digits):
     assert run("train", "--epochs", 1, "--out", "r") == 2
     assert capsys.readouterr().err == "jaxcnn: r/recipe.toml: No space left on device\n"
     assert list(Path("r").iterdir()) == []
+
+
+def test_the_progress_bar_leaves_room_for_itself_in_80_columns(monkeypatch, few_digits):
+    monkeypatch.setattr(experiment, "load_dataset", lambda source: few_digits)
+    terminal = io.StringIO()
+    console = Console(file=terminal, width=80, force_terminal=True, force_jupyter=False)
+    monkeypatch.setattr("jaxcnn.cli.train.to_console", lambda as_json: console)
+    assert run("train", "--epochs", 1, "--batch-size", 16, "--out", "r") == 0
+    assert re.search(r"accuracy .* .*\D1/1\D", terminal.getvalue())
 
 
 def test_an_interrupted_run_keeps_what_it_has(capsys, monkeypatch):
