@@ -92,6 +92,8 @@ class Recipe:
             _check(value in names, field, repr(value), f"one of {', '.join(names)}")
         for field in ("name", "published", "data"):
             _check(isinstance(getattr(self, field), str), field, repr(getattr(self, field)), "a string")
+        readable = self.data.encode(errors="replace").decode() == self.data  # TOML is UTF-8, a folder's name any bytes
+        _check(readable, "data", repr(self.data), "a name in UTF-8")
         for field in ("normalize", "mirror"):
             _check(isinstance(getattr(self, field), bool), field, repr(getattr(self, field)), "true or false")
         known = self.model is None or isinstance(self.model, str | Layer)

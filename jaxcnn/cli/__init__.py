@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         _fail("interrupted", 130)
     except Exception as error:
         if isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED"):  # NumPy's or JAX's
-            _fail(f"there is not enough memory: {str(error).splitlines()[0].rstrip('.')}", 2)
+            _fail(f"there is not enough memory: {error}".partition("\n")[0].rstrip(".: "), 2)
         # Typer's own: of an interruption, of an unknown option; the classes moved between its versions
         if type(error).__name__ == "Abort":
             _fail("interrupted", 130)

@@ -1,6 +1,7 @@
 """The commands as a user meets them: what they print, what they write, how they fail."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,8 @@ def test_help_teaches(capsys):
     for flag in ("data", "model", "epochs", "batch-size", "learning-rate", "momentum", "weight-decay", "seed", "loss",
                  "optimizer", "dtype", "target-error", "out", "json"):  # fmt: skip
         assert f"--{flag}" in out
+    assert "(32x32x3)" in out
+    assert set(re.findall(r"--data (\w+)", out)) == {"FOLDER"}
 
 
 def test_what_a_terminal_cannot_show_is_spelled():
@@ -85,6 +88,11 @@ def test_a_full_disk_under_stdout_gets_one_sentence(arguments):
         done = subprocess.run([sys.executable, "-m", "jaxcnn", *arguments], stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 2
     assert done.stderr == b"jaxcnn: stdout: No space left on device\n"
+
+
+def test_a_closed_stdout_is_no_fault(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert run("summary") == 0
 
 
 def test_without_the_extra_the_command_says_what_to_install(tmp_path):

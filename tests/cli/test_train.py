@@ -1,14 +1,17 @@
 """`jaxcnn train` as a user meets it."""
 
 import errno
+import io
 import json
 import os
+import re
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from command import run
+from rich.console import Console
 
 from jaxcnn import experiment
 from jaxcnn.cli import show
@@ -127,6 +130,7 @@ def test_a_diverging_run_says_so_and_keeps_the_last_good_parameters(capsys):
         (["--out", "dangling/run"], "out is 'dangling/run', which cannot be created"),
         (["--out", 300 * "x"], "File name too long"),
         (["--data", ""], "data is '' but must be"),
+        (["--data", "\udcff"], "data is '\\udcff' but must be a name in UTF-8"),
         (["--data", 5000 * "x"], "File name too long"),
         (["--seed", 2**32], "seed is 4294967296 but must be at least 0 and below 2**32"),
         (["--optimizer", "adam", "--momentum", 0.9], "momentum is 0.9 but adam has none; it must be left out"),
@@ -142,7 +146,7 @@ def test_a_diverging_run_says_so_and_keeps_the_last_good_parameters(capsys):
 )
 def test_bad_input_to_train_gets_one_sentence(capsys, arguments, sentence):
     Path("file").write_text("")
-    Path("padded.toml").write_text("padding = 1000000000")
+    Path("padded.toml").write_text("padding = 1000000")
     Path("dangling").symlink_to("nowhere")
     assert run("train", *arguments) == 2
     err = capsys.readouterr().err
@@ -163,6 +167,15 @@ def test_a_full_disk_names_the_file(capsys, monkeypatch, few_digits):
     assert run("train", "--epochs", 1, "--out", "r") == 2
     assert capsys.readouterr().err == "jaxcnn: r/recipe.toml: No space left on device\n"
     assert list(Path("r").iterdir()) == []
+
+
+def test_the_progress_bar_leaves_room_for_itself_in_80_columns(monkeypatch, few_digits):
+    monkeypatch.setattr(experiment, "load_dataset", lambda source: few_digits)
+    terminal = io.StringIO()
+    console = Console(file=terminal, width=80, force_terminal=True, force_jupyter=False)
+    monkeypatch.setattr("jaxcnn.cli.train.to_console", lambda as_json: console)
+    assert run("train", "--epochs", 1, "--batch-size", 16, "--out", "r") == 0
+    assert re.search(r"accuracy .* .*\D1/1\D", terminal.getvalue())
 
 
 def test_an_interrupted_run_keeps_what_it_has(capsys, monkeypatch):

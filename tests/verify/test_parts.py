@@ -71,7 +71,7 @@ def test_arguments_that_cannot_be_read(text):
     ("text", "sentence"),
     [
         ("f32[100000,100000]", "which has 10,000,000,000 entries but must have at most 2,097,152"),
-        ("f32[4000000], i32[4000000]", "which has 8,000,000 entries but must have at most 2,097,152"),
+        ("f32[2000000], i32[2000000]", "which has 4,000,000 entries but must have at most 2,097,152"),
         ("i8[3]:1000", "where int8 is below 1000 but must be below 128 at most"),
     ],
 )
