@@ -79,6 +79,9 @@ class Recipe:
             value = getattr(self, field)
             _check(_is_number(value, int), field, repr(value), "a whole number")
             _check(value >= least, field, value, f"at least {least}")
+        _check(
+            self.padding < 2**14, "padding", self.padding, "at least 0 and below 2**14: a map has at most 2**31 entries"
+        )
         _check(self.seed < 2**32, "seed", self.seed, "at least 0 and below 2**32")
         for field in (*RATES, "target_error"):
             value = getattr(self, field)

@@ -30,6 +30,7 @@ def test_a_file_gives_back_the_recipe(tmp_path, recipe):
     ("content", "sentence"),
     [
         ("epochs = 0", "a.toml: epochs is 0 but must be at least 1"),
+        ("padding = 1000000000", "a.toml: padding is 1000000000 but must be at least 0 and below 2**14"),
         ("epochs = 2.0", "a.toml: epochs is 2.0 but must be a whole number"),
         ("epochs = true", "a.toml: epochs is True but must be a whole number"),
         ("learning_rate = '1'", "a.toml: learning_rate is '1' but must be finite, at least 0"),

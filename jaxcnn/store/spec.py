@@ -1,6 +1,7 @@
 """Layer specs as JSON values, and back."""
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -77,4 +78,5 @@ def spec_from_json(spec: Any, layers: Mapping[str, type] | None = None) -> Layer
     try:
         return known[name](**fields)
     except TypeError as error:
-        raise InputError(f"layer {name}: its fields are {list(fields)} but must be those of the class") from error
+        known_fields = ", ".join(inspect.signature(known[name]).parameters)
+        raise InputError(f"layer {name}: its fields are {list(fields)} but must be of {known_fields}") from error

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from ..errors import InputError
-from .differences import LIMIT
+from .differences import MOST_ENTRIES
 
 SHORT_DTYPES = {
     "f64": "float64", "f32": "float32", "f16": "float16", "bf16": "bfloat16",
@@ -75,8 +75,8 @@ def draw(text: str, seed: int = 0) -> list:
             continue
         shape = tuple(int(size) for size in part["shape"].split(",") if size.strip())
         entries += math.prod(shape)
-        if entries > LIMIT:
-            raise InputError(f"args is {text!r}, which has {entries:,} entries but must have at most {LIMIT:,}")
+        if entries > MOST_ENTRIES:
+            raise InputError(f"args is {text!r}, which has {entries:,} entries but must have at most {MOST_ENTRIES:,}")
         if "float" in dtype:
             values = rng.standard_normal(shape)
             found.append((np.abs(values) + 0.1 if more == "+" else values).astype(np.float64))

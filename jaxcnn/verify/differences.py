@@ -33,7 +33,7 @@ BATCH = 32  # lines in one call of the compiled function
 ENTRIES = 256  # of one argument: with more, directions
 DIRECTIONS = 8
 SAMPLED = 64
-LIMIT = 2**31 // (2 * 8 * SAMPLED)  # entries of all arguments: their sampled lines, kept twice, fill 2 GiB
+MOST_ENTRIES = 2**31 // (2 * 8 * SAMPLED)  # entries of all arguments: their sampled lines, kept twice, fill 2 GiB
 
 
 @dataclass(frozen=True)
