@@ -26,6 +26,7 @@ lint: .venv/installed
 docs: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet docs build/site
+	@! grep -rnE 'src="https?:|<link[^>]*href="https?:|@import[^;]*https?:|url\(.?https?:' build/site --include=*.html --include=*.css
 	@echo "open build/site/index.html"
 
 verify: .venv/installed
