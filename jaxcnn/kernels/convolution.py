@@ -1,7 +1,7 @@
-"""The two kinds of correlation in a convolution layer, each in the formulation that runs fastest.
+"""What `correlations` are on CPU, each in the formulation that runs fastest.
 
-On CPU oneDNN computes what it takes; what is left to XLA is written for its routines, and every convolution with
-canonical labels, since XLA runs others as a naive loop inside a scan. Elsewhere than on CPU both are one convolution.
+oneDNN computes what it takes; what is left to XLA is written for its routines, and every convolution with canonical
+labels, since XLA runs others as a naive loop inside a scan.
 """
 
 from functools import partial
@@ -17,23 +17,24 @@ from .phases import Phases
 from .program import LABELS, materialized
 
 
-def correlate(x: jax.Array, weight: jax.Array, window: Window, groups: int) -> jax.Array:
-    """x, spread and zero-padded, correlated with weight: the forward pass, and dx with `window.backward`.
+def correlate_on_cpu(x, weight, *, window: Window, groups: int):
+    """(1) of `correlations`."""
+    return _correlated(window, groups, x, weight)
 
-    Args:
-        x: (N, H, W, I).
-        weight: (U, V, I / groups, O).
-        window: resolved against x.
-        groups: see `conv2d`.
 
-    Returns:
-        (N, P, Q, O).
-    """
-    plain = partial(_convolution, window, groups)
+def input_gradient_on_cpu(dy, weight, *, window: Window, groups: int):
+    """(2) of `correlations`: dy with the kernel turned by 180 degrees, its channels swapped within each group."""
+    U, V, I, O = weight.shape
+    turned = weight[::-1, ::-1].reshape(U, V, I, groups, O // groups).transpose(0, 1, 4, 3, 2)
+    return _correlated(window.backward, groups, dy, turned.reshape(U, V, O // groups, groups * I))
+
+
+def _correlated(window, groups, x, weight):
+    """x, spread and zero-padded, correlated with weight."""
     fast = _correlation(window, groups, x.shape[3], weight.shape[3])
     if window.spread == (1, 1) and onednn.takes(x, weight, padding=window.padding):
         fast = partial(onednn.instead_of, fast, _correlation_by_onednn(window, groups, weight.shape[3]))
-    return _on_cpu(fast, plain, x, weight)
+    return fast(x, weight)
 
 
 def _correlation_by_onednn(window, groups, O):
@@ -44,7 +45,7 @@ def _correlation_by_onednn(window, groups, O):
 
 
 def _correlation(window, groups, I, O):
-    """The formulation of `correlate` for XLA on CPU."""
+    """The formulation of `_correlated` for XLA."""
     if groups > 1 and groups in (I, O):
         return partial(_shifted_products, window, groups)
     if groups > 1:
@@ -57,21 +58,10 @@ def _correlation(window, groups, I, O):
     return partial(_convolution, window, 1) if columns == 1 else partial(_folded, _convolution, window, columns)
 
 
-def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> jax.Array:
-    """x, zero-padded, correlated with dy as the kernel, the batch contracted; stride and dilation swap their roles.
-
-    Args:
-        x: (N, H, W, I).
-        dy: (N, P, Q, O).
-        window: that of the forward pass, resolved against x.
-        groups: see `conv2d`.
-
-    Returns:
-        (U, V, I / groups, O).
-    """
-    plain = partial(_gradient_by_convolution, window, groups)
+def kernel_gradient_on_cpu(x, dy, *, window: Window, groups: int):
+    """(3) of `correlations`; stride and dilation swap their roles."""
     if x.dtype.itemsize < 4 and groups == 1:  # sums of bfloat16 are left to one convolution, which adds in float32
-        return plain(x, dy)
+        return _gradient_by_convolution(window, groups, x, dy)
     fast = _gradient(window, groups, x.shape[3], dy.shape[3])
     if groups == 1 and onednn.takes(x, dy):
         if window.kernel == (1, 1) and not _pads(window):
@@ -79,11 +69,11 @@ def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window, groups: int) ->
         elif x.shape[3] >= 6 and _some_of_x_is_seen(window):
             volume = partial(_sum_over_chunks, partial(_gradient_in_volume, window))
             fast = partial(onednn.instead_of, fast, volume)
-    return _on_cpu(fast, plain, x, dy)
+    return fast(x, dy)
 
 
 def _gradient(window, groups, I, O):
-    """The formulation of `kernel_gradient` for XLA on CPU."""
+    """The formulation of `kernel_gradient_on_cpu` for XLA."""
     if groups > 1 and groups in (I, O):
         return partial(_gradient_by_shifted_products, window, groups)
     if groups > 1:
@@ -98,24 +88,20 @@ def _gradient(window, groups, I, O):
     return partial(_sum_over_chunks, partial(_gradient_by_convolution, window, 1))
 
 
-def sum_over_positions(dy: jax.Array) -> jax.Array:
-    """(O,): dy (N, P, Q, O) summed over the batch and the image.
+def sum_over_positions_on_cpu(dy):
+    """`correlations.sum_over_positions`: a product with ones, which is faster than XLA's sum, in one step or two.
 
-    On CPU a product with ones, which is faster than XLA's sum, in one step or two; by oneDNN it is as fast and sooner
-    compiled. Figures: docs/speed.md.
-
-    >>> print(sum_over_positions(jnp.array([[[[1.0, 10.0]], [[2.0, 20.0]]]])))
-    [ 3. 30.]
+    By oneDNN it is as fast and sooner compiled. Figures: docs/speed.md.
     """
     if dy.dtype.itemsize < 4:
-        return _sum_over_positions(dy)
+        return plain_sum_over_positions(dy)
     fast = _product_with_ones
     if onednn.takes(dy):
         fast = partial(onednn.instead_of, fast, _product_with_ones_by_onednn)
-    return _on_cpu(fast, _sum_over_positions, dy)
+    return fast(dy)
 
 
-def _sum_over_positions(dy):
+def plain_sum_over_positions(dy):
     return dy.sum(axis=(0, 1, 2), dtype=jnp.promote_types(dy.dtype, jnp.float32)).astype(dy.dtype)
 
 
@@ -127,10 +113,6 @@ def _product_with_ones(dy):
 def _product_with_ones_by_onednn(dy):
     positions = dy.reshape(-1, dy.shape[3])
     return onednn.product_of_transposed(jnp.ones((positions.shape[0], 1), dy.dtype), positions)[0]
-
-
-def _on_cpu(fast, plain, *arrays):
-    return lax.platform_dependent(*arrays, cpu=fast, default=plain)
 
 
 def _convolution(window, groups, x, weight):
@@ -165,7 +147,7 @@ def _by_onednn(window, groups, x, weight):
 
 def _by_phases(window, x, weight):
     phases = Phases(window)
-    return phases.result(correlate(x, phases.kernel(weight), phases.window, 1))
+    return phases.result(_correlated(phases.window, 1, x, phases.kernel(weight)))
 
 
 def _product(window, x, weight):
@@ -190,12 +172,12 @@ def _shifted_products(window, groups, x, weight):
 def _group_by_group(window, groups, x, weight):
     """Faster than the groups at once, which XLA computes slowly, above all for the gradient of the kernel."""
     pairs = zip(jnp.split(x, groups, axis=3), jnp.split(weight, groups, axis=3), strict=True)
-    return jnp.concatenate([correlate(*pair, window, 1) for pair in pairs], axis=3)
+    return jnp.concatenate([_correlated(window, 1, *pair) for pair in pairs], axis=3)
 
 
 def _gradient_group_by_group(window, groups, x, dy):
     pairs = zip(jnp.split(x, groups, axis=3), jnp.split(dy, groups, axis=3), strict=True)
-    return jnp.concatenate([kernel_gradient(*pair, window, 1) for pair in pairs], axis=3)
+    return jnp.concatenate([kernel_gradient_on_cpu(*pair, window=window, groups=1) for pair in pairs], axis=3)
 
 
 def _gradient_by_convolution(window, groups, x, dy):

@@ -5,8 +5,9 @@ from functools import cache
 from typing import Any
 
 import jax
-from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 
 def materialized(*arrays: Any) -> Any:
@@ -19,13 +20,23 @@ def materialized(*arrays: Any) -> Any:
     >>> print(materialized(jax.numpy.arange(3.0)))
     [0. 1. 2.]
     """
-    kept = lax.platform_dependent(*arrays, cpu=_kept, default=lambda *arrays: arrays)
+    kept = _materialized.bind(*arrays)
     return kept if len(arrays) > 1 else kept[0]
 
 
 def _kept(*arrays):
     with set_xla_metadata(inlineable="false"):
         return jax.jit(lambda *arrays: arrays)(*arrays)
+
+
+_materialized = Primitive("materialized")
+_materialized.multiple_results = True
+_materialized.def_impl(lambda *arrays: arrays)
+_materialized.def_abstract_eval(lambda *arrays: arrays)
+mlir.register_lowering(_materialized, lambda ctx, *arrays: arrays)
+mlir.register_lowering(_materialized, mlir.lower_fun(_kept, multiple_results=True), platform="cpu")
+ad.deflinear2(_materialized, lambda cotangents, *arrays: cotangents)
+batching.primitive_batchers[_materialized] = lambda arrays, axes: (_materialized.bind(*arrays), axes)
 
 
 LABELS = ("NHWC", "HWIO", "NHWC")  # of every convolution: XLA on CPU runs others as a naive loop inside a scan

@@ -47,12 +47,6 @@ def plain(window, groups, x, weight):
     )
 
 
-def _rot180(weight, groups):
-    U, V, I, O = weight.shape
-    grouped = weight[::-1, ::-1].reshape(U, V, I, groups, O // groups)
-    return grouped.transpose(0, 1, 4, 3, 2).reshape(U, V, O // groups, groups * I)
-
-
 def correlations(window, groups):
     """y, dx and dweight of (x, weight, dy) by the lowering, and by XLA's convolution and its automatic derivative."""
 
@@ -65,7 +59,7 @@ def correlations(window, groups):
     def found(x, weight, dy):
         return (
             kernels.correlate(x, weight, window, groups),
-            kernels.correlate(dy, _rot180(weight, groups), window.backward, groups),
+            kernels.input_gradient(dy, weight, window, groups),
             kernels.kernel_gradient(x, dy, window, groups),
         )
 
