@@ -315,4 +315,4 @@ def _flow_of_one(result, name):
         passed, E = flow(experiment.network, experiment.loss, result.state.params, image, labels[i])
     right, taken = (dataset.classes[c] for c in (labels[i], predictions[i]))
     outcome = f"{right} taken for {taken}" if right != taken else right
-    return plots.flow_picture(passed, dataset.classes, f"{name}: test image {i}, {outcome}; error {E:.2g}")
+    return plots.flow_picture(passed, dataset.classes, f"{name}: test image {i}, {outcome}; loss {E:.2g}")

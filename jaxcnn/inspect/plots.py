@@ -60,7 +60,7 @@ def kernels(params: Params, title: str = "") -> bytes | None:
     mosaic = mosaic.reshape(rows * height, columns * width, channels)
     figure = _figure(title, figsize=(0.8 * columns + 1, 0.8 * rows + 0.8))
     axis = figure.subplots()
-    image = axis.imshow(mosaic if channels == 3 else mosaic[..., 0], cmap="RdBu", vmin=-limit, vmax=limit)
+    image = axis.imshow(mosaic if channels == 3 else mosaic[..., 0], cmap="RdBu_r", vmin=-limit, vmax=limit)
     for i in range(rows + 1):
         axis.axhline(i * height - 0.5, color="white", linewidth=8)
     for j in range(columns + 1):
@@ -75,7 +75,7 @@ def kernels(params: Params, title: str = "") -> bytes | None:
 def flow_picture(passed: Sequence[Passed], classes: Sequence[str], title: str) -> bytes:
     """The flow as a PNG: the outputs above, their sensitivities below, each layer on a scale of its own.
 
-    Of every layer the maps with the largest sensitivities are shown, the same ones as long as their number stays the
+    Of every layer the three maps with the largest sensitivities are shown, the same ones as long as their number stays the
     same. Layers that change no number (flatten, dropout in evaluation) are left out.
     """
     shown = [passed[0], *(layer for before, layer in itertools.pairwise(passed) if _differ(before, layer))]
