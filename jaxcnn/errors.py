@@ -108,6 +108,12 @@ def check_count(op: str, name: str, value) -> None:
         raise InputError(f"{op}: {name} is {value!r} but must be an int of at least 1")
 
 
+def check_flag(op: str, name: str, value) -> None:
+    """Refuse what is neither True nor False."""
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{op}: {name} is {value!r} but must be True or False")
+
+
 def is_int(value: Any) -> TypeGuard[int]:
     """Whether a value is an int, of Python or of NumPy, and no bool."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)

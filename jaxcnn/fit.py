@@ -53,7 +53,7 @@ def fit(
     Args:
         network, loss, optimizer: specs.
         state: from `init_state`.
-        images: (N, ...); they are cast to the parameters' dtype.
+        images: (N, ...); they are cast to the parameters' dtype, not scaled: divide bytes by 255 before.
         labels: (N,) integers.
         batch_size: samples per update, from 1 to N.
         epochs: largest number of epochs, at least 1.

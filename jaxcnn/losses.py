@@ -174,7 +174,7 @@ class Loss:
         return self.op.backward(residuals, dy, reduction=self.reduction)[0]
 
     def _targets(self, outputs, labels):
-        return labels
+        return jnp.asarray(labels) if isinstance(labels, list | tuple) else labels
 
 
 @dataclass(frozen=True)
@@ -200,4 +200,5 @@ class SquaredError(Loss):
             raise InputError(f"SquaredError: low is {self.low!r} but must be a finite number below 1")
 
     def _targets(self, outputs, labels):
+        labels = super()._targets(outputs, labels)
         return one_hot(labels, outputs.shape[1], outputs.dtype, low=self.low) if _are_integers(labels) else labels

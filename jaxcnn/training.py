@@ -138,9 +138,9 @@ def train_step(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainSta
     """One update (1), compiled with `compiler_options()`; inside of `jit`, `scan`, `grad` or `vmap` a part of that.
 
     Args:
-        network, loss, optimizer: specs; static.
+        network, loss, optimizer: specs; static: another value is compiled anew, so let a schedule change the rate.
         state: from `init_state` or an earlier step.
-        x: (B, ...), a batch; it is cast to the parameters' dtype.
+        x: (B, ...), a batch; it is cast to the parameters' dtype, not scaled.
         labels: (B,) integers below the number of outputs. Where they are traced, or on
             another device than a CPU, and out of range, the loss is NaN.
 
@@ -349,6 +349,11 @@ def check_specs(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainSt
     check_layer(network)
     check_loss(loss)
     check_optimizer(optimizer)
+    check_state(state)
+
+
+def check_state(state: TrainState) -> None:
+    """Refuse what is no training state."""
     if not isinstance(state, TrainState):
         raise InputError(f"state is of type {type(state).__name__} but must be a TrainState, from init_state")
 

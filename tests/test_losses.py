@@ -135,3 +135,9 @@ def test_a_number_of_numpy_is_a_number():
     assert SquaredError(low=np.float32(-1)).low == -1
     with pytest.raises(InputError, match="SquaredError: low is 'low' but must be a finite number below 1"):
         SquaredError(low="low")
+
+
+def test_labels_may_be_a_list():
+    outputs = jnp.array([[1.0, 2.0, 4.0], [0.5, 0.0, 3.0]])
+    for loss in (SoftmaxCrossEntropy(), SquaredError()):
+        assert loss.apply(outputs, [2, 0]) == loss.apply(outputs, jnp.array([2, 0]))

@@ -246,3 +246,17 @@ def test_errors_are_one_sentence(images):
 def test_labels_that_are_traced_and_out_of_range_give_nan(images):
     _, metrics = jax.jit(lambda labels: train_step(NETWORK, LOSS, OPTIMIZER, start(), images[0], labels))(images[1] + 1)
     assert jnp.isnan(metrics["loss"])
+
+
+def test_a_state_in_place_of_its_parameters_is_refused(images):
+    state = start()
+    for call in (
+        lambda: predict(NETWORK, state, images[0]),
+        lambda: evaluate(NETWORK, LOSS, state, *images),
+        lambda: NETWORK.forward(state, images[0]),
+        lambda: Dense(3).apply(state, jnp.ones((1, 2))),
+    ):
+        with pytest.raises(
+            InputError, match="params is of type TrainState but must be a dict, from init; a TrainState"
+        ):
+            call()

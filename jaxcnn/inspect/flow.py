@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from ..layers.base import Layer, Params
+from ..layers.base import Layer, Params, parameters_of
 from ..layers.sequential import Sequential
 from ..losses import Loss
 from ..training import cast
@@ -58,7 +58,7 @@ def flow(network: Layer, loss: Loss, params: Params, image, label: int) -> tuple
         params = {network.names[0]: params}
     outputs = [x := cast(params, image)[None]]
     for name, layer in network.children().items():
-        outputs.append(x := layer.apply(params.get(name, {}), x))
+        outputs.append(x := layer.apply(parameters_of(name, params), x))
     y, residuals = network.forward(params, outputs[0])
     E, of_loss = loss.forward(y, jnp.asarray([label]))
     dx, _, deltas = network.backward_with_deltas(residuals, loss.backward(of_loss))

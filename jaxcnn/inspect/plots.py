@@ -75,8 +75,8 @@ def kernels(params: Params, title: str = "") -> bytes | None:
 def flow_picture(passed: Sequence[Passed], classes: Sequence[str], title: str) -> bytes:
     """The flow as a PNG: the outputs above, their sensitivities below, each layer on a scale of its own.
 
-    Of every layer the three maps with the largest sensitivities are shown, the same ones as long as their number stays the
-    same. Layers that change no number (flatten, dropout in evaluation) are left out.
+    Of every layer the three maps with the largest sensitivities are shown, the same ones as long as the number of maps
+    stays the same. Layers that change no number (flatten, dropout in evaluation) are left out.
     """
     shown = [passed[0], *(layer for before, layer in itertools.pairwise(passed) if _differ(before, layer))]
     figure = _figure(title, figsize=(1.1 * len(shown) + 1, 6.6))

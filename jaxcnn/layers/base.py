@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, cast
 
@@ -98,7 +98,7 @@ class Layer:
 
     def penalty(self, params: Params) -> tuple[Any, Params]:
         """What training adds to the loss for these parameters, and its gradients of those that it depends on."""
-        found = {name: child.penalty(params.get(name, {})) for name, child in self.children().items()}
+        found = {name: child.penalty(parameters_of(name, params)) for name, child in self.children().items()}
         return sum(value for value, _ in found.values()), {name: grads for name, (_, grads) in found.items() if grads}
 
     def output_shape(self, in_shape: Shape) -> Shape:
@@ -166,9 +166,24 @@ def parameter(layer: Layer, params: Params, name: str) -> jax.Array:
     Raises:
         InputError: there is none.
     """
+    check_params(params)
     if name not in params:
         raise InputError(f"{type(layer).__name__}: params has {sorted(params)} but must have {name!r}")
     return params[name]
+
+
+def parameters_of(name: str, params: Params) -> Params:
+    """Those of the layer inside called `name`; {} where it has none."""
+    check_params(params)
+    return params.get(name, {})
+
+
+def check_params(params: Params) -> None:
+    """Refuse what is no dict, such as a training state."""
+    if not isinstance(params, Mapping):
+        raise InputError(
+            f"params is of type {type(params).__name__} but must be a dict, from init; a TrainState has it as .params"
+        )
 
 
 class OperationLayer(Layer, abstract=True):

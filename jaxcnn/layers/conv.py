@@ -5,19 +5,21 @@ Shapes:  x (N,H,W,I)   weight (U,V,I/g,O)   bias (O,)   y, dy (N,P,Q,O)
 (1)  y[n,p,q,o]       = bias[o] + sum_{u,v,i} x~[n, ps+ud, qs+vd, i] weight[u,v,i,o]              [F1, G2]
 (2)  dbias[o]         = sum_{n,p,q} dy[n,p,q,o]                                                       [B8]
 (3)  dweight[u,v,i,o] = sum_{n,p,q} x~[n, ps+ud, qs+vd, i] dy[n,p,q,o]                                [B7]
-(4)  dx               = dy, spread by the stride and zero-padded, correlated with rot180(weight)  [B3, B5]
+(4)  dx~[n,a,b,i]     = sum_{u,v,o} dy'[n, a-ud, b-vd, o] weight[u,v,i,o]                         [B3, B5]
 
-x~ is x zero-padded, s the stride, d the dilation, g the groups: output map o sees the I/g input maps of its group.
+x~ is x zero-padded, s the stride, d the dilation, g the groups: output map o sees the I/g input maps of its group. dy'
+is dy spread over the grid of x~, dy'[ps, qs] = dy[p,q] and zero elsewhere. In (4) the taps run backwards: it is dy',
+zero-padded, correlated with rot180(weight).
 With connections [F2], which the layer spec has, weight[:,:,i,o] and its gradient are zero unless i is in M_o.
 Loops: reference/conv.py. Tests: tests/layers/test_conv.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import InputError, check_count, check_floating, check_shape, is_int
+from ..errors import InputError, check_count, check_flag, check_floating, check_shape, is_int
 from ..geometry import Padding, Pair, check_window, pair, resolve
 from ..initializers import find_initializer, initialize
 from ..kernels import correlate, input_gradient, kernel_gradient, materialized, sum_over_positions
@@ -126,6 +128,8 @@ LENET5_C3: Connections = (
 class Conv2d(OperationLayer):
     """Spec of a convolution with `out_channels` kernels; most other fields are the arguments of `conv2d`.
 
+    The number of input maps is found when it meets its input.
+
     `connections` restricts the inputs [F2]: for each output map the input maps M_o that it sees, all unless given. The
     weight keeps its shape (U, V, I, O); what belongs to a cut connection starts at zero, is read as zero, has a
     gradient of exactly zero and does not count as a parameter.
@@ -139,6 +143,7 @@ class Conv2d(OperationLayer):
 
     out_channels: int
     kernel_size: int | Pair
+    _: KW_ONLY
     stride: int | Pair = 1
     padding: Padding = 0
     dilation: int | Pair = 1
@@ -154,6 +159,7 @@ class Conv2d(OperationLayer):
         check_count("conv2d", "groups", self.groups)
         sizes = {"kernel_size": self.kernel_size, "stride": self.stride, "dilation": self.dilation}
         check_window("conv2d", **sizes, padding=self.padding)
+        check_flag("conv2d", "bias", self.bias)
         find_initializer(self.initializer)
         if self.connections is not None:
             _check_connections(self.connections, self.out_channels, self.groups)

@@ -10,11 +10,11 @@ Shapes:  x (N,I)   weight (I,O)   bias (O,)   y, dy (N,O)
 Loops: reference/dense.py. Tests: tests/layers/test_dense.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 import jax.numpy as jnp
 
-from ..errors import InputError, check_count, check_floating, check_shape
+from ..errors import InputError, check_count, check_flag, check_floating, check_shape
 from ..initializers import find_initializer, initialize
 from ..kernels import materialized
 from ..operation import operation
@@ -73,13 +73,14 @@ def _(residuals, dy):
 
 @dataclass(frozen=True)
 class Dense(OperationLayer):
-    """Spec of a fully connected layer with `out_features` units.
+    """Spec of a fully connected layer with `out_features` units; how many it is fed is found when it meets its input.
 
     >>> Dense(10).output_shape((64,))
     (10,)
     """
 
     out_features: int
+    _: KW_ONLY
     bias: bool = True
     initializer: str = "he_normal"
 
@@ -87,6 +88,7 @@ class Dense(OperationLayer):
 
     def __post_init__(self):
         check_count("dense", "out_features", self.out_features)
+        check_flag("dense", "bias", self.bias)
         find_initializer(self.initializer)
 
     def init(self, key, in_shape):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import jax
 
 from ..errors import InputError
-from .base import Layer, without_empty
+from .base import Layer, parameters_of, without_empty
 
 __all__ = ["Residual"]
 
@@ -44,13 +44,13 @@ class Residual(Layer):
     def apply(self, params, x, *, train=False, key=None):
         outputs = {"shortcut": x}
         for name, layer, own_key in self._branches(key):
-            outputs[name] = layer.apply(params.get(name, {}), x, train=train, key=own_key)
+            outputs[name] = layer.apply(parameters_of(name, params), x, train=train, key=own_key)
         return outputs["body"] + outputs["shortcut"]  # (1)
 
     def forward(self, params, x, *, train=False, key=None):
         outputs, residuals = {"shortcut": x}, {"shortcut": None}
         for name, layer, own_key in self._branches(key):
-            outputs[name], residuals[name] = layer.forward(params.get(name, {}), x, train=train, key=own_key)
+            outputs[name], residuals[name] = layer.forward(parameters_of(name, params), x, train=train, key=own_key)
         return outputs["body"] + outputs["shortcut"], residuals  # (1)
 
     def backward_with_deltas(self, residuals, dy):

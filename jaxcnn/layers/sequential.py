@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import jax
 
 from ..errors import InputError, check_key
-from .base import Layer, Shape, without_empty
+from .base import Layer, Shape, parameters_of, without_empty
 
 __all__ = ["Sequential"]
 
@@ -76,14 +76,14 @@ class Sequential(Layer):
     def apply(self, params, x, *, train=False, key=None):
         for i, (name, layer) in enumerate(self.children().items()):
             with _naming(name, _shape(x)):
-                x = layer.apply(params.get(name, {}), x, train=train, key=_nth(key, i))  # (1)
+                x = layer.apply(parameters_of(name, params), x, train=train, key=_nth(key, i))  # (1)
         return x
 
     def forward(self, params, x, *, train=False, key=None):
         residuals = {}
         for i, (name, layer) in enumerate(self.children().items()):
             with _naming(name, _shape(x)):
-                x, residuals[name] = layer.forward(params.get(name, {}), x, train=train, key=_nth(key, i))  # (1)
+                x, residuals[name] = layer.forward(parameters_of(name, params), x, train=train, key=_nth(key, i))  # (1)
         return x, residuals
 
     def backward_with_deltas(self, residuals, dy):

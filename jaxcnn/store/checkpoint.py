@@ -13,7 +13,7 @@ from .. import files
 from ..errors import InputError
 from ..files import AnyPath
 from ..layers.base import Layer, Params, Shape
-from ..training import TrainState
+from ..training import TrainState, check_state
 from .spec import UnknownLayer, spec_from_json, spec_to_json
 
 FORMAT = "jaxcnn 1"
@@ -29,22 +29,30 @@ class Checkpoint:
     info: dict[str, Any]
 
 
-def save_checkpoint(path: AnyPath, network: Layer, in_shape: Shape, state: TrainState, info: dict[str, Any]) -> None:
+def save_checkpoint(
+    path: AnyPath, network: Layer, in_shape: Shape, state: TrainState, info: dict[str, Any] | None = None
+) -> None:
     """Write the training state, the network's spec, its input's shape and `info` (JSON values), whole or not at all.
 
     Raises:
-        InputError: safetensors is not installed.
+        InputError: the state is none of this network and input shape, or safetensors is not installed.
         OSError: the file cannot be written.
     """
     to_bytes = _safetensors().numpy.save
+    check_state(state)
+    expected, found = (_shapes(params) for params in (_initial(network, in_shape), state.params))
+    if found != expected:
+        raise InputError(
+            f"state has the parameters {found} but must have {expected}, those of the network for in_shape {in_shape}"
+        )
     arrays = {name: np.asarray(leaf, order="C") for name, leaf in _named_leaves(_as_dict(state)).items()}
-    described = {"network": spec_to_json(network), "in_shape": in_shape, "info": info}
+    described = {"network": spec_to_json(network), "in_shape": in_shape, "info": info or {}}
     metadata = {"format": FORMAT} | {name: json.dumps(value) for name, value in described.items()}
     files.write(path, to_bytes(arrays, metadata=metadata))
 
 
 def load_checkpoint(path: AnyPath) -> Checkpoint:
-    """Read a network, its parameters and the `info` saved with them.
+    """Read a network, its parameters and the `info` saved with them; `predict(network, params, x)` uses them.
 
     Raises:
         InputError: the file is missing, corrupt, not one of ours, or holds a layer that is not defined here.
@@ -54,7 +62,7 @@ def load_checkpoint(path: AnyPath) -> Checkpoint:
         network = spec_from_json(json.loads(metadata["network"]))
         in_shape = tuple(json.loads(metadata["in_shape"]))
         info = dict(json.loads(metadata["info"]))
-        expected = {"params": jax.eval_shape(lambda: network.init(jax.random.key(0), in_shape))}
+        expected = {"params": _initial(network, in_shape)}
         params = [arrays[name] for name in _named_leaves(expected)]
         if [leaf.shape for leaf in params] != [leaf.shape for leaf in jax.tree.leaves(expected)]:
             raise ValueError("the parameters have other shapes than the network's")
@@ -78,6 +86,7 @@ def load_state(path: AnyPath, like: TrainState) -> TrainState:
     Raises:
         InputError: the file is missing, corrupt, not one of ours, or of another network or optimizer.
     """
+    check_state(like)
     arrays, _ = _read(path)
     fields = _as_dict(like)
     expected = _named_leaves(fields)
@@ -86,6 +95,14 @@ def load_state(path: AnyPath, like: TrainState) -> TrainState:
         raise InputError(f"{path}: holds other arrays than this network and optimizer have; they must be the same")
     state = jax.tree.unflatten(jax.tree.structure(fields), [jnp.asarray(arrays[name]) for name in expected])
     return TrainState(**{**state, "key": jax.random.wrap_key_data(state["key"])})
+
+
+def _initial(network, in_shape):
+    return jax.eval_shape(lambda: network.init(jax.random.key(0), in_shape))
+
+
+def _shapes(params):
+    return {name: leaf.shape for name, leaf in _named_leaves(params).items()}
 
 
 def _as_dict(state):

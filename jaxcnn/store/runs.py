@@ -97,7 +97,11 @@ class Saved:
 
 
 def load_run(folder: AnyPath) -> Saved:
-    """Read a run folder.
+    """Read a run folder. Images must be normalised as in training before the network sees them:
+
+        saved = load_run("runs/digits-0001")
+        network, params = saved.checkpoint.network, saved.checkpoint.params
+        classes, probabilities = predict(network, params, saved.normalization(images))
 
     Raises:
         InputError: it holds no model, or a corrupt one.

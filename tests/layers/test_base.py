@@ -316,3 +316,12 @@ def test_a_key_is_no_int():
         with pytest.raises(InputError) as error:
             network.init(0, (4,))
         assert str(error.value) == f"{name}: key is 0 but must be a key, such as jax.random.key(0)"
+
+
+@pytest.mark.parametrize("make", [partial(Conv2d, 4, 3), partial(Dense, 4)])
+def test_the_order_of_other_frameworks_is_refused(make):
+    """(inputs, outputs, ...): what would come third is a keyword."""
+    with pytest.raises(TypeError, match="positional argument"):
+        make(5)
+    with pytest.raises(InputError, match="bias is 10 but must be True or False"):
+        make(bias=10)

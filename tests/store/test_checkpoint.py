@@ -121,3 +121,18 @@ def test_a_path_may_be_a_string(tmp_path):
     assert int(load_state(path, like=state).step) == 1
     with pytest.raises(InputError, match=r"nowhere: cannot be read \(No such file or directory\)"):
         load_checkpoint("nowhere")
+
+
+def test_what_does_not_belong_together_is_not_written_nor_read(tmp_path):
+    network, optimizer = Sequential((Dense(3),)), SGD(0.1)
+    state = init_state(network, optimizer, jax.random.key(0), (2,))
+    file = tmp_path / "m.safetensors"
+    with pytest.raises(InputError, match="state is of type dict but must be a TrainState, from init_state"):
+        save_checkpoint(file, network, (2,), state.params)
+    with pytest.raises(InputError, match=r"state has .*\(2, 3\).* but must have .*\(5, 3\).* in_shape \(5,\)"):
+        save_checkpoint(file, network, (5,), state)
+    assert not file.exists()
+    save_checkpoint(file, network, (2,), state)
+    assert load_checkpoint(file).info == {}
+    with pytest.raises(InputError, match="state is of type Sequential but must be a TrainState, from init_state"):
+        load_state(file, network)
