@@ -256,7 +256,5 @@ def test_a_state_in_place_of_its_parameters_is_refused(images):
         lambda: NETWORK.forward(state, images[0]),
         lambda: Dense(3).apply(state, jnp.ones((1, 2))),
     ):
-        with pytest.raises(
-            InputError, match="params is of type TrainState but must be a dict, from init; a"
-        ):
+        with pytest.raises(InputError, match="params is of type TrainState but must be a dict, from init; a"):
             call()

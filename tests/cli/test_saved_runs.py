@@ -99,12 +99,13 @@ def test_classes_are_shown_by_their_names(few_digits):
 
 
 def test_a_corrupt_configuration_gets_one_sentence(tmp_path, capsys):
-    state = init_state(Sequential((Dense(3),)), SGD(0.1), jax.random.key(0), (4,))
+    network = Sequential((Flatten(), Dense(3)))
+    state = init_state(network, SGD(0.1), jax.random.key(0), (8, 8, 1))
     for change in ({"data": None}, {"dtype": "float8"}, {"loss": "zip"}, {"normalization": {"mean": "x"}}):
         Path("r").mkdir(exist_ok=True)
         info = {name: value for name, value in (INFO | change).items() if value is not None}
-        save_checkpoint(Path("r/model.safetensors"), Sequential((Dense(3),)), (8, 8, 1), state, info)
+        save_checkpoint(Path("r/model.safetensors"), network, (8, 8, 1), state, info)
         assert run("evaluate", "r") == 2
         err = capsys.readouterr().err
-        assert "corrupt" in err
+        assert "is corrupt (configuration: " in err
         assert err.count("\n") == 1
