@@ -94,7 +94,7 @@ def main() -> int:
     try:
         rules = _rules()
     except ImportError as error:
-        print(f"others: {error}; pip install 'jaxcnn[peers]'", file=sys.stderr)
+        print(f"others: {error}; pip install '.[peers]'", file=sys.stderr)
         return 2
     if name is not None and name not in rules:
         print(f"name is {name!r} but must be one of {', '.join(rules)}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """The one exception for input that cannot be used, and the checks of array arguments that raise it."""
 
+import re
 from collections.abc import Mapping
 from numbers import Number, Real
 from typing import Any, TypeGuard, TypeVar
@@ -93,7 +94,7 @@ def check_key(op: str, key: Any) -> None:
     shape, dtype = getattr(key, "shape", None), getattr(key, "dtype", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if not ((typed and shape == ()) or (dtype == jnp.uint32 and shape in ((2,), (4,)))):
-        value = repr(key) if dtype is None else f"of type {dtype} and shape {shape}"
+        value = shown(key) if dtype is None else f"of type {dtype} and shape {shape}"
         raise InputError(f"{op}: key is {value} but must be a key, such as jax.random.key(0)")
 
 
@@ -105,7 +106,17 @@ def check_count(op: str, name: str, value) -> None:
     jaxcnn.errors.InputError: conv2d: groups is 0 but must be an int of at least 1
     """
     if not is_int(value) or value < 1:
-        raise InputError(f"{op}: {name} is {value!r} but must be an int of at least 1")
+        raise InputError(f"{op}: {name} is {shown(value)} but must be an int of at least 1")
+
+
+def shown(value: Any) -> str:
+    """The repr of a value in a sentence: one line of at most 80 characters.
+
+    >>> shown("conv"), len(shown(jnp.ones((9, 9))))
+    ("'conv'", 80)
+    """
+    text = re.sub(r"\s*\n\s*", " ", repr(value))
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def check_flag(op: str, name: str, value) -> None:
@@ -132,5 +143,5 @@ def find(what: str, name: str, known: Mapping[str, T]) -> T:
     jaxcnn.errors.InputError: reduction is 'max' but must be one of mean, sum
     """
     if not isinstance(name, str) or name not in known:
-        raise InputError(f"{what} is {name!r} but must be one of {', '.join(known)}")
+        raise InputError(f"{what} is {shown(name)} but must be one of {', '.join(known)}")
     return known[name]

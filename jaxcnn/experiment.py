@@ -13,7 +13,7 @@ import numpy as np
 
 from . import files, verify
 from .data import Dataset, Normalization, load_dataset, mirrored
-from .errors import InputError
+from .errors import InputError, shown
 from .files import AnyPath
 from .fit import fit
 from .inspect import plots
@@ -216,7 +216,8 @@ def _network(model, dataset, in_shape) -> Layer:
         if network is model:
             raise
         raise InputError(
-            f"model is {model!r}, which images of shape {in_shape} do not fit ({error}); it must be one of {by_shape()}"
+            f"model is {shown(model)}, which images of shape {in_shape} do not fit ({error}); it must be "
+            f"one of {by_shape()}"
         ) from None
     if len(out_shape) != 1 or out_shape[0] < len(dataset.classes):
         raise InputError(
@@ -249,7 +250,7 @@ def make_optimizer(recipe: Recipe, steps: int) -> Optimizer:
     try:
         import optax
     except ImportError:
-        raise InputError(f"optimizer {recipe.optimizer} needs optax: pip install 'jaxcnn[cli]'") from None
+        raise InputError(f"optimizer {recipe.optimizer} needs optax: pip install '.[cli]' in a checkout") from None
     return Optax(getattr(optax, recipe.optimizer)(schedule, **others))
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
-from .errors import InputError, is_int
+from .errors import InputError, is_int, shown
 
 Pair = tuple[int, int]
 Pads = tuple[Pair, Pair]
@@ -215,9 +215,9 @@ def pair(op: str, name: str, value: int | Pair) -> Pair:
     """
     both = (value, value) if is_int(value) else value
     if not _is_pair(both) or min(both) < 1:
-        raise InputError(f"{op}: {name} is {value!r} but must be an int or a pair of ints, each at least 1")
+        raise InputError(f"{op}: {name} is {shown(value)} but must be an int or a pair of ints, each at least 1")
     if both[0] * both[1] >= LIMIT:
-        raise InputError(f"{op}: {name} is {value!r} but height times width must be below 2**31")
+        raise InputError(f"{op}: {name} is {shown(value)} but height times width must be below 2**31")
     return int(both[0]), int(both[1])
 
 
@@ -236,7 +236,7 @@ def _given_pads(op: str, padding: Padding) -> Pads | None:
     pads = ((padding, padding), (padding, padding)) if is_int(padding) else padding
     if not _are_pads(pads):
         raise InputError(
-            f"{op}: padding is {padding!r} but must be an int >= 0, ((top, bottom), (left, right)) of such ints, "
+            f"{op}: padding is {shown(padding)} but must be an int >= 0, ((top, bottom), (left, right)) of such ints, "
             '"SAME" or "VALID"'
         )
     return (int(pads[0][0]), int(pads[0][1])), (int(pads[1][0]), int(pads[1][1]))

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.core import Tracer
 
-from .errors import InputError, check_array
+from .errors import InputError, check_array, shown
 
 __all__ = ["Operation", "Static", "operation"]
 
@@ -36,6 +36,7 @@ class Operation:
 
     def rule(self, backward: Callable) -> Callable:
         """Decorator of the backward function, `backward(residuals, dy, *, static arguments)`."""
+        self._require_callable(backward)
         parameters = inspect.signature(backward).parameters.values()
         static = tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
         if not set(static) <= set(self._signature.parameters):
@@ -54,6 +55,7 @@ class Operation:
         >>> print(jax.grad(straight_through)(-1.0))
         1.0
         """
+        self._require_callable(backward)
         other = Operation(self._formula if forward is None else wraps(self._formula)(forward))
         other._define(backward, self.static)
         other._refuse = self._refuse
@@ -64,15 +66,33 @@ class Operation:
         """The names of the arrays."""
         return tuple(name for name in self._signature.parameters if name not in self.static)
 
+    def _require_callable(self, backward):
+        if not callable(backward):
+            raise InputError(f"{self.name}: its rule is {shown(backward)} but must be a function of (residuals, dy)")
+
     def _define(self, backward, static):
         formula, self.static = self._formula, static
         compiled = partial(jax.jit, static_argnums=0, inline=True)  # inside of another jit no trace of it is left
         self._forward = compiled(lambda static, *arrays: formula(*arrays, **dict(static)))
-        self._backward = compiled(lambda static, residuals, dy: backward(residuals, dy, **dict(static)))
+        self._backward = compiled(
+            lambda static, residuals, dy: self._one_for_each(backward(residuals, dy, **dict(static)))
+        )
         value = compiled(lambda static, *arrays: formula(*arrays, **dict(static))[0])
         under_rule = jax.custom_vjp(value, nondiff_argnums=(0,))
         under_rule.defvjp(self._forward, self._backward)
         self._value = under_rule
+
+    def _one_for_each(self, gradients):
+        """The gradients that a rule returned, refused unless they are one for each array."""
+        several = isinstance(gradients, tuple | list)
+        if not several or len(gradients) != len(self.arguments):
+            found = f"{len(gradients)} gradients" if several else "no tuple"
+            must = str(tuple(f"d{name}" for name in self.arguments)).replace("'", "")
+            raise InputError(
+                f"{self.name}: its rule returns {found} but must return a tuple with one gradient for each "
+                f"array, {must}"
+            )
+        return gradients
 
     def refuse(self, check: Callable) -> Callable:
         """Decorator of a function of the same arguments that raises where it must; traced arrays do not reach it."""
@@ -100,10 +120,14 @@ class Operation:
         """The gradients of the arrays, one for each, from the residuals of `forward` and dy of y's shape."""
         defaults = {name: self._signature.parameters[name].default for name in self.static}
         given = {name: value for name, value in defaults.items() if value is not inspect.Parameter.empty} | static
-        if set(given) != set(defaults):
-            raise InputError(
-                f"{self.name}.backward: the keyword arguments are {sorted(given)} but must be {sorted(defaults)}"
-            )
+        for name in given:
+            if name not in defaults:
+                raise InputError(
+                    f"{self.name}.backward: {name} is given but must be among the static arguments {list(defaults)}"
+                )
+        for name in defaults:
+            if name not in given:
+                raise InputError(f"{self.name}.backward: {name} is missing but must be given, as to the forward pass")
         check_array(f"{self.name}.backward", "dy", dy)
         return self._backward(self._hashable(given), residuals, dy)
 
@@ -135,7 +159,7 @@ class Operation:
                 hash(value)
             except TypeError:
                 raise InputError(
-                    f"{self.name}: {name} is {value!r} but must be hashable: a number, a string or a tuple of them"
+                    f"{self.name}: {name} is {shown(value)} but must be hashable: a number, a string or a tuple of them"
                 ) from None
         return tuple(static.items())
 
@@ -162,7 +186,7 @@ def operation_of(cls: type) -> Operation:
     """The operation `op` of a class of specs, refused where there is none or it has no rule."""
     op = getattr(cls, "op", None)
     if not isinstance(op, Operation):
-        raise InputError(f"{cls.__name__}: op is {op!r} but must be an operation, made by @operation")
+        raise InputError(f"{cls.__name__}: op is {shown(op)} but must be an operation, made by @operation")
     op.require_rule()
     return op
 

@@ -189,7 +189,7 @@ class Recipe:
         try:
             import tomli_w
         except ImportError:
-            raise InputError("recipes in files need tomli-w: pip install 'jaxcnn[cli]'") from None
+            raise InputError("recipes in files need tomli-w: pip install '.[cli]' in a checkout") from None
         comment = "".join(f"# {line}\n" for line in head.splitlines())
         files.write(path, (comment + tomli_w.dumps(self.to_dict())).encode())
 

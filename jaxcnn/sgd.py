@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .errors import InputError, check_count, is_number
+from .errors import InputError, check_count, is_number, shown
 
 __all__ = ["SGD", "Constant", "Cosine", "Optax", "SGDState", "Step", "WarmUp"]
 
@@ -212,7 +212,8 @@ class Optax:
     def __post_init__(self):
         if not _has_functions(self.transformation):
             raise InputError(
-                f"Optax: transformation is {self.transformation!r} but must be one of optax, such as optax.adam(1e-3)"
+                f"Optax: transformation is {shown(self.transformation)} but must be one of optax, such as "
+                "optax.adam(1e-3)"
             )
 
     def init(self, params):
@@ -247,7 +248,9 @@ def check_optimizer(optimizer: Any) -> None:
             "Optax(optax.adam(1e-3))"
         )
     if not _has_functions(optimizer):
-        raise InputError(f"optimizer is {optimizer!r} but must be one, such as SGD(0.1) or Optax(optax.adam(1e-3))")
+        raise InputError(
+            f"optimizer is {shown(optimizer)} but must be one, such as SGD(0.1) or Optax(optax.adam(1e-3))"
+        )
 
 
 def _has_functions(optimizer):
@@ -275,5 +278,7 @@ def _check_numbers(spec, *names, below=math.inf):
         value = getattr(spec, name)
         if not (is_number(value) and 0 <= float(value) < below):
             limit = "finite" if below == math.inf else f"below {below}"
-            raise InputError(f"{type(spec).__name__}: {name} is {value!r} but must be a number at least 0 and {limit}")
+            raise InputError(
+                f"{type(spec).__name__}: {name} is {shown(value)} but must be a number at least 0 and {limit}"
+            )
         object.__setattr__(spec, name, float(value))

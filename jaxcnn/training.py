@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
-from .errors import InputError, check_count, check_key, is_int
+from .errors import InputError, check_count, check_key, is_int, shown
 from .kernels import compiler_options
 from .layers.activation import softmax
 from .layers.base import Layer, Params, Shape
@@ -361,10 +361,10 @@ def check_state(state: TrainState) -> None:
 def check_layer(network: Layer) -> None:
     """Refuse what is no layer."""
     if not isinstance(network, Layer):
-        raise InputError(f"network is {network!r} but must be a layer, such as Sequential((a, b))")
+        raise InputError(f"network is {shown(network)} but must be a layer, such as Sequential((a, b))")
 
 
 def check_loss(loss: Loss) -> None:
     """Refuse what is no loss."""
     if isinstance(loss, type) or not all(hasattr(loss, name) for name in ("forward", "backward", "mean")):
-        raise InputError(f"loss is {loss!r} but must be a loss, such as SoftmaxCrossEntropy()")
+        raise InputError(f"loss is {shown(loss)} but must be a loss, such as SoftmaxCrossEntropy()")

@@ -121,6 +121,29 @@ def test_a_rule_for_what_the_operation_has_not_and_a_call_without_an_array_are_r
         conv2d(jnp.ones((1, 3, 3, 1)))
 
 
+@pytest.mark.parametrize(
+    ("op", "args", "gradients", "sentence"),
+    [
+        (
+            relu,
+            (1.0,),
+            1.0,
+            "relu: its rule returns no tuple but must return a tuple with one gradient for each array, (du,)",
+        ),
+        (relu, (1.0,), None, "relu: its rule returns no tuple but"),
+        (relu, (1.0,), (1.0, 1.0), "relu: its rule returns 2 gradients but must"),
+        (dense, (jnp.ones((1, 1)), jnp.ones((1, 1))), (1.0, 1.0), "for each array, (dx, dweight, dbias)"),
+    ],
+)
+def test_a_rule_without_one_gradient_for_each_array_is_refused(op, args, gradients, sentence):
+    wrong = op.with_rule(lambda residuals, dy: gradients)
+    y, residuals = wrong.forward(*args)
+    for call in (lambda: jax.vjp(wrong, *args)[1](y), lambda: wrong.backward(residuals, y)):
+        with pytest.raises(InputError) as error:
+            call()
+        assert sentence in str(error.value)
+
+
 def test_another_rule_refuses_what_the_operation_refuses():
     same = stochastic_pool2d.with_rule(stochastic_pool2d.backward)
     with pytest.raises(InputError, match="stochastic_pool2d: x has the entry -1.0 but must have none below 0"):
@@ -140,9 +163,15 @@ def ruleless(x):
         (lambda: conv2d(jnp.ones((1, 3, 3, 1)), jnp.ones((1, 1, 1, 1)), stride=[1, 2]), "conv2d: stride is [1, 2] but"),
         (
             lambda: max_pool2d.backward(None, 1.0, stride=2),
-            "max_pool2d.backward: the keyword arguments are ['padding', 'stride'] but must be ['padding', 'stride', "
-            "'window_size']",
+            "max_pool2d.backward: window_size is missing but must be given, as to the forward pass",
         ),
+        (
+            lambda: max_pool2d.backward(None, 1.0, window=2),
+            "max_pool2d.backward: window is given but must be among the static arguments ['window_size', 'stride', "
+            "'padding']",
+        ),
+        (lambda: relu.with_rule(3), "relu: its rule is 3 but must be a function of (residuals, dy)"),
+        (lambda: ruleless.rule(3), "ruleless: its rule is 3 but must be a function of (residuals, dy)"),
     ],
 )
 def test_a_wrong_call_gets_one_sentence(call, sentence):

@@ -35,7 +35,7 @@ def import_peers(names) -> tuple[dict[str, ModuleType], dict[str, str]]:
             found[name] = importlib.import_module(f"benchmarks.peers.{name}_peer")
         except ImportError as error:
             missing = isinstance(error, ModuleNotFoundError)
-            left_out[name] = f"{error.name} is not installed (pip install 'jaxcnn[peers]')" if missing else str(error)
+            left_out[name] = f"{error.name} is not installed (pip install '.[peers]')" if missing else str(error)
     return found, left_out
 
 

@@ -3,6 +3,7 @@
 import codecs
 import io
 import os
+import re
 import sys
 from typing import NoReturn
 
@@ -23,11 +24,12 @@ codecs.register_error("jaxcnn", _spelled)
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `jaxcnn` and exit: 0 done, 1 a check failed or training diverged, 2 unusable input, 130 interrupted."""
+    words = sys.argv[1:] if arguments is None else arguments
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="jaxcnn")
     try:
-        status = _run(arguments)
+        status = _run(words)
         print(end="", flush=True)
     except InputError as error:
         _fail(str(error), 2)
@@ -50,20 +52,28 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         if not sentence():  # no command at all: the help was printed
             sys.exit(2)
-        _fail(f"{sentence().rstrip('.')}; see jaxcnn --help", 2)
+        from .app import help_on
+
+        _fail(f"{sentence().rstrip('.')}; {help_on(words, sentence())}", 2)
     if status == 130:
         _fail("interrupted", 130)
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _run(arguments):
+DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\uff0d"  # what a text editor or a Chinese keyboard makes of --
+
+
+def _run(words):
+    for word in words:
+        if found := re.fullmatch(rf"[{DASHES}]+([a-z][a-z-]*)(=.*)?", word):
+            raise InputError(f"{word} begins with another dash but an option must begin with two hyphens: --{found[1]}")
     try:
         from .app import app
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise
-        _fail("the command line needs more packages: pip install 'jaxcnn[cli]'", 2)
-    return app(args=arguments, prog_name="jaxcnn", standalone_mode=False)
+        _fail("the command line needs more packages: pip install '.[cli]' in a checkout", 2)
+    return app(args=words, prog_name="jaxcnn", standalone_mode=False)
 
 
 def _fail(sentence, status) -> NoReturn:

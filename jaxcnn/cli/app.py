@@ -1,7 +1,14 @@
 """The program `jaxcnn`: one file for each command, options in, printing out."""
 
+import inspect
+import os
+import re
+
 import typer
 
+from ..recipe import DTYPES, LOSSES, OPTIMIZERS
+from ..zoo.models import MODELS
+from ..zoo.presets import PRESETS
 from .diagnose import diagnose_command
 from .evaluate import evaluate_command
 from .summary import summary_command
@@ -16,5 +23,36 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (train_command, evaluate_command, diagnose_command, summary_command, verify_command):
-    app.command(name=command.__name__.removesuffix("_command"))(command)
+COMMANDS = {
+    "train": train_command,
+    "evaluate": evaluate_command,
+    "diagnose": diagnose_command,
+    "summary": summary_command,
+    "verify": verify_command,
+}
+for name, command in COMMANDS.items():
+    app.command(name=name)(command)
+
+
+def help_on(words: list[str], sentence: str) -> str:
+    """Where to look after a usage error, and the option that an argument without one was meant for."""
+    command = COMMANDS.get(words[0])
+    if command is None:
+        return "see jaxcnn --help"
+    extra = re.search(r"unexpected extra argument.*\((\S+?)[\s)]", sentence)
+    option = extra and _option_for(command, extra[1])
+    meant = f"{extra[1]} must come after its option, --{option} {extra[1]}; " if extra and option else ""
+    return f"{meant}see jaxcnn {words[0]} --help"
+
+
+def _option_for(command, word):
+    known = {
+        "data": ["digits"] + [word] * os.path.isdir(word),
+        "model": MODELS,
+        "preset": PRESETS,
+        "loss": LOSSES,
+        "optimizer": OPTIMIZERS,
+        "dtype": DTYPES,
+    }
+    offered = inspect.signature(command).parameters
+    return next((option for option, values in known.items() if option in offered and word in values), None)

@@ -47,11 +47,14 @@ def stop(sentence: Any) -> NoReturn:
 
 
 def opened(run: Path, source: str | None) -> tuple[Saved, Dataset]:
-    """A run, and its own data set or another of the same shape; says so if its parameters are not finite.
+    """A run, by its folder or its model file, and its own data set or another of the same shape.
+
+    Says so if its parameters are not finite.
 
     Raises:
         InputError: the run or the data cannot be read, or has images of another shape.
     """
+    run = run.parent if run.name == "model.safetensors" and run.is_file() else run
     saved = load_run(run)
     dataset = load_dataset(saved.recipe.data if source is None else source)
     if dataset.in_shape != saved.image_shape:

@@ -1,5 +1,6 @@
 """`jaxcnn verify`: of a function, of the library's operations, of its mutants, of random cases."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -73,6 +74,8 @@ def verify_command(
 
 
 def _verify_function(function, args, plain, thorough, seed, html, as_json) -> NoReturn:
+    if function in OPERATIONS:
+        raise InputError(f"function is {function!r} but must be module:function; the operation is --op {function}")
     f, bare = import_function(function), None if plain is None else import_function(plain, "plain")
     if args is None:
         raise InputError(f'args is not given; {function} needs some, such as --args "f32[2,7,5,3], f32[4]"')
@@ -83,6 +86,7 @@ def _verify_function(function, args, plain, thorough, seed, html, as_json) -> No
     report = check_rule(f, *drawn, plain=bare, thorough=thorough, seed=seed)
     if html is not None:
         files.write(html, report.to_html().encode())
+        print(f"jaxcnn: wrote {html}", file=sys.stderr)
     print(report.to_json() if as_json else report)
     raise typer.Exit(1 if report.failed else 0)
 

@@ -25,7 +25,7 @@ def load_digits() -> Dataset:
         from sklearn import datasets
         from sklearn.model_selection import train_test_split
     except ImportError:
-        raise InputError("the digits need scikit-learn: pip install 'jaxcnn[cli]'") from None
+        raise InputError("the digits need scikit-learn: pip install '.[cli]' in a checkout") from None
     raw: Any = datasets.load_digits()
     images = (raw.images[..., None] / 16).astype(np.float32)
     labels = raw.target.astype(np.int32)

@@ -123,7 +123,7 @@ def _figure(title, **arguments):
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise InputError("pictures need matplotlib: pip install 'jaxcnn[cli]'") from None
+        raise InputError("pictures need matplotlib: pip install '.[cli]' in a checkout") from None
     figure = Figure(layout="constrained", **arguments)
     figure.suptitle(title.encode("utf-8", "replace").decode(), parse_math=False)
     return figure

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 import jax
 import jax.numpy as jnp
 
-from ..errors import InputError, check_shape
+from ..errors import InputError, check_shape, shown
 from ..operation import Operation, operation_of
 
 __all__ = ["LAYERS", "Layer", "OperationLayer", "rebuild", "walk"]
@@ -252,7 +252,7 @@ def _shapes(layer, in_shape):
 def check_image(op: str, in_shape: Shape) -> None:
     """Refuse a shape that is not that of an image."""
     if len(in_shape) != 3:
-        raise InputError(f"{op}: the input has shape {in_shape} but must have shape (height, width, channels)")
+        raise InputError(f"{op}: the input has shape {shown(in_shape)} but must have shape (height, width, channels)")
 
 
 def required(op: str, key: jax.Array | None) -> jax.Array:

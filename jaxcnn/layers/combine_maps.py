@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from ..errors import InputError, check_count, check_floating, check_shape, is_number
+from ..errors import InputError, check_count, check_floating, check_shape, is_number, shown
 from ..geometry import Pair, pair
 from ..initializers import find_initializer, initialize
 from ..kernels import sum_over_positions
@@ -112,7 +112,9 @@ class CombineMaps(OperationLayer):
         pair("combine_maps", "kernel_size", self.kernel_size)
         find_initializer(self.initializer)
         if not (is_number(self.entropy) and 0 <= self.entropy < float("inf")):
-            raise InputError(f"combine_maps: entropy is {self.entropy!r} but must be a finite number of at least 0")
+            raise InputError(
+                f"combine_maps: entropy is {shown(self.entropy)} but must be a finite number of at least 0"
+            )
 
     def init(self, key, in_shape):
         check_image("combine_maps", in_shape)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from ..errors import InputError, check_floating, check_key, check_shape, is_number
+from ..errors import InputError, check_floating, check_key, check_shape, is_number, shown
 from ..operation import operation
 from .base import Layer, required
 
@@ -57,7 +57,7 @@ def _kept(x, keep, rate):
 
 def _check_rate(rate):
     if not (is_number(rate) and 0 <= rate < 1):
-        raise InputError(f"dropout: rate is {rate!r} but must be at least 0 and below 1")
+        raise InputError(f"dropout: rate is {shown(rate)} but must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)

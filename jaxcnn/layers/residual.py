@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import jax
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .base import Layer, parameters_of, without_empty
 
 __all__ = ["Residual"]
@@ -34,7 +34,7 @@ class Residual(Layer):
     def __post_init__(self):
         for name, layer in (("body", self.body), ("shortcut", self.shortcut)):
             if not isinstance(layer, Layer) and not (name == "shortcut" and layer is None):
-                raise InputError(f"Residual: {name} is {layer!r} but must be a layer")
+                raise InputError(f"Residual: {name} is {shown(layer)} but must be a layer")
 
     def init(self, key, in_shape):
         params = {name: layer.init(own_key, in_shape) for name, layer, own_key in self._branches(key)}

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import jax
 
-from ..errors import InputError, check_key
+from ..errors import InputError, check_key, shown
 from .base import Layer, Shape, parameters_of, without_empty
 
 __all__ = ["Sequential"]
@@ -44,11 +44,19 @@ class Sequential(Layer):
 
     def __init__(self, layers: Sequence[Layer], *more: Layer):
         if more or not isinstance(layers, Iterable):
-            given = ", ".join(map(repr, (layers, *more)))
-            raise InputError(f"Sequential: layers is {given} but must be a tuple: Sequential((a, b)), Sequential((a,))")
+            given = ", ".join(map(shown, (layers, *more)))
+            raise InputError(
+                f"Sequential: layers must be a tuple, Sequential((a, b)) or Sequential((a,)), but is {given}"
+            )
         object.__setattr__(self, "layers", tuple(layers))
-        if not self.layers or not all(isinstance(layer, Layer) for layer in self.layers):
-            raise InputError(f"Sequential: layers is {self.layers} but must be at least one layer")
+        if not self.layers:
+            raise InputError("Sequential: layers is () but must be at least one layer")
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, type) and issubclass(layer, Layer):
+                name = layer.__name__
+                raise InputError(f"Sequential: layers[{i}] is the class {name} but must be a layer: {name}()")
+            if not isinstance(layer, Layer):
+                raise InputError(f"Sequential: layers[{i}] is {shown(layer)} but must be a layer, such as ReLU()")
 
     @property
     def names(self) -> tuple[str, ...]:

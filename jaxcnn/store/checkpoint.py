@@ -137,7 +137,7 @@ def _safetensors():
     try:
         import safetensors.numpy
     except ImportError:
-        raise InputError("model files need safetensors: pip install 'jaxcnn[cli]'") from None
+        raise InputError("model files need safetensors: pip install '.[cli]' in a checkout") from None
     return safetensors
 
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from ..layers.base import LAYERS, Layer
 
 __all__ = ["spec_from_json", "spec_to_json"]
@@ -68,7 +68,7 @@ def spec_from_json(spec: Any, layers: Mapping[str, type] | None = None) -> Layer
         return tuple(map(from_json, value)) if isinstance(value, list | tuple) else value
 
     if not isinstance(spec, dict):
-        raise InputError(f'a spec is {spec!r} but must be an object with the class of a layer under "layer"')
+        raise InputError(f'a spec is {shown(spec)} but must be an object with the class of a layer under "layer"')
     name = spec.get("layer")
     if not isinstance(name, str) or name not in known:
         raise UnknownLayer(

@@ -1,5 +1,6 @@
 """What all questions about one problem share, built once; and the lines that they answer with."""
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -113,9 +114,8 @@ def _check_plain(problem, outputs, what):
 
 
 def words(error: Exception) -> str:
-    """The first line of an exception, with its type."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}"[:300]
+    """An exception with its type, on one line."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 400, placeholder=" ...")
 
 
 def numpy_arrays(parts) -> list[np.ndarray]:

@@ -358,7 +358,7 @@ def mutant_table(found: list[Outcome], alarms: dict[str, tuple[int, int] | None]
     total = len(found)
     lines.append(f"caught: jaxcnn {sum(bool(o.checks) for o in found)} of {total}, "
                  f"check_grads {sum(o.check_grads for o in found)} of {total}, "
-                 + ("chex is not installed (pip install 'jaxcnn[peers]')" if found and found[0].chex is None
+                 + ("chex is not installed (pip install '.[peers]' in a checkout)" if found and found[0].chex is None
                     else f"chex {sum(bool(o.chex) for o in found)} of {total}"))  # fmt: skip
     for name, alarm in alarms.items():
         if alarm is not None:

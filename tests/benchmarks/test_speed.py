@@ -165,7 +165,7 @@ def test_peers_that_are_absent_are_named(monkeypatch):
         monkeypatch.delitem(sys.modules, f"benchmarks.peers.{name}_peer", raising=False)
     said = []
     result = speed.measure_all([], None, peer_names=["torch", "flax"], report=said.append)
-    reasons = {name: f"{name} is not installed (pip install 'jaxcnn[peers]')" for name in ("torch", "flax")}
+    reasons = {name: f"{name} is not installed (pip install '.[peers]')" for name in ("torch", "flax")}
     assert result["left_out"] == reasons
     assert said == [f"{name} is left out: {reason}" for name, reason in reasons.items()]
     assert result["rows"] == []
@@ -178,7 +178,7 @@ def test_other_peoples_rules_without_their_packages_get_one_sentence(monkeypatch
     out, err = capsys.readouterr()
     assert out == ""
     assert "flax" in err
-    assert err.endswith("; pip install 'jaxcnn[peers]'\n")
+    assert err.endswith("; pip install '.[peers]'\n")
     assert err.count("\n") == 1
 
 

@@ -44,6 +44,19 @@ UNIT = {"mean": 0, "std": 1, "padding": 0}
         (["verify", "--soak", "0"], "soak is 0 but must be at least 1"),
         (["verify", "--op", "conv3d"], "op is 'conv3d' but must be one of conv2d, max_pool2d"),
         (["tarin"], "tarin"),
+        (["--nonsense"], "; see jaxcnn --help\n"),
+        (["train", "--lr", 0.1], "; see jaxcnn train --help\n"),
+        (["train", "--epochs"], "; see jaxcnn train --help\n"),
+        (["diagnose"], "; see jaxcnn diagnose --help\n"),
+        (["summary", "lenet28"], "lenet28 must come after its option, --model lenet28; see jaxcnn summary --help\n"),
+        (["train", "adam"], "adam must come after its option, --optimizer adam;"),
+        (["train", "digits"], "digits must come after its option, --data digits;"),
+        (["train", "broken", 2], "broken must come after its option, --data broken;"),
+        (["train", 5000 * "x"], "; see jaxcnn train --help\n"),
+        (["summary", "broken"], "(broken); see jaxcnn summary --help\n"),
+        (["verify", "conv2d"], "must be module:function; the operation is --op conv2d"),
+        (["train", "\u2014epochs", 2], "an option must begin with two hyphens: --epochs\n"),
+        (["verify", "\u2014\u2014op=relu"], "an option must begin with two hyphens: --op\n"),
     ],
 )
 def test_bad_input_to_the_other_commands_gets_one_sentence(capsys, arguments, sentence):
@@ -99,7 +112,7 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path):
     script = "import sys; sys.modules['typer'] = None\nfrom jaxcnn.cli import main\nmain(['train'])\n"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.strip() == "jaxcnn: the command line needs more packages: pip install 'jaxcnn[cli]'"
+    assert done.stderr.strip() == "jaxcnn: the command line needs more packages: pip install '.[cli]' in a checkout"
 
 
 def test_no_command_shows_the_help(capsys):

@@ -64,6 +64,13 @@ def test_dead_units_are_named_by_diagnose(capsys, small_run):
     assert "relu1: 3 of 4 units are dead: zero for every sample" in out
 
 
+def test_the_model_file_stands_for_its_run(capsys, small_run):
+    small_run(-1e3, 1e3, -1e3, -1e3)
+    for command in ("evaluate", "diagnose"):
+        assert run(command, "r/model.safetensors") == 0
+    assert "relu1: 3 of 4 units are dead" in capsys.readouterr().out
+
+
 def test_of_parameters_that_are_not_finite_it_is_said_and_the_loss_is_null(capsys, small_run):
     small_run(np.nan, np.inf, 0.0, 0.0)
     for command in ("evaluate", "diagnose"):

@@ -33,7 +33,8 @@ def test_verify_checks_somebody_elses_rule(capsys, monkeypatch):
     monkeypatch.syspath_prepend("")
     arguments = ("verify", "their_rules:f", "--plain", "their_rules:plain", "--args", "f32[3]", "--html", "page.html")
     assert run(*arguments, "--json") == 1
-    out, _ = capsys.readouterr()
+    out, err = capsys.readouterr()
+    assert err == "jaxcnn: wrote page.html\n"
     result = json.loads(out)
     assert result["failed"] is True
     assert "scaled by 1/2" in {check["note"] for check in result["checks"]}

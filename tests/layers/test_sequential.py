@@ -17,6 +17,7 @@ from jaxcnn import (
     SoftmaxCrossEntropy,
     Tanh,
     predict,
+    relu,
     summary,
 )
 from jaxcnn.kernels import quick_jit
@@ -188,11 +189,25 @@ def test_layers_that_are_not_in_a_tuple_are_shown_the_right_form():
         with pytest.raises(InputError) as error:
             Sequential(*layers)
         assert str(error.value) == (
-            f"Sequential: layers is {', '.join(map(repr, layers))} but must be a tuple: Sequential((a, b)), "
-            "Sequential((a,))"
+            "Sequential: layers must be a tuple, Sequential((a, b)) or Sequential((a,)), but is "
+            + ", ".join(map(repr, layers))
         )
-    with pytest.raises(InputError, match="Sequential: layers is 5 but must be a tuple"):
+    with pytest.raises(InputError, match=r"layers must be a tuple, .*, but is 5$"):
         Sequential(5)
+
+
+@pytest.mark.parametrize(
+    ("layers", "sentence"),
+    [
+        ((Dense(8), ReLU, Dense(10)), "layers[1] is the class ReLU but must be a layer: ReLU()"),
+        ((Dense(8), relu), "layers[1] is <operation relu> but must be a layer, such as ReLU()"),
+        ({"dense1": {}}, "layers[0] is 'dense1' but must be a layer, such as ReLU()"),
+    ],
+)
+def test_the_entry_that_is_no_layer_is_named(layers, sentence):
+    with pytest.raises(InputError) as error:
+        Sequential(layers)
+    assert str(error.value) == f"Sequential: {sentence}"
 
 
 @pytest.mark.parametrize("use", ["apply", "forward"])

@@ -8,7 +8,18 @@ from rules import FAST, rule
 
 from jaxcnn import InputError
 from jaxcnn.verify import check_rule
+from jaxcnn.verify.context import words
 from jaxcnn.verify.problem import Problem
+
+
+def test_an_exception_is_told_to_its_end_on_one_line():
+    two = rule(lambda x, y: x * y, lambda a, dy: (dy, dy))
+    with pytest.raises(InputError, match=r"Binding failed with the error: missing a required argument: 'y'$"):
+        check_rule(two, np.ones(2))
+    long = words(ValueError("a\n\n" + 100 * "word "))
+    assert long.startswith("ValueError: a word word ")
+    assert long.endswith(" word ...")
+    assert len(long) <= 400
 
 
 def test_a_right_rule_on_trees_and_several_outputs(rng):
@@ -34,20 +45,21 @@ def test_argnums_choose():
 
 
 @pytest.mark.parametrize(
-    ("backward", "oracle", "words"),
+    ("backward", "oracle", "sentence"),
     [
         (lambda a, dy: (dy.sum(),), "structure", "shapes do not match"),
+        (lambda a, dy: 2 * a[0] * dy, "structure", "PyTreeDef(*) for primal input structure PyTreeDef((*,))."),
         (lambda a, dy: ((2 * a[0] * dy).astype(jnp.float32),), "structure", "the gradient is float32(3,) but must be"),
         (lambda a, dy: (2 * a[0] * dy + 1e-3,), "dy = 0", "gives another gradient than 0 for ['x']"),
         (lambda a, dy: (2 * a[0] * jnp.clip(dy, -0.1, 0.1),), "linear in dy", ""),
         (lambda a, dy: (jax.lax.stop_gradient(2 * a[0]) * dy,), "grad of grad", "a second derivative is not that"),
     ],
 )  # fmt: skip
-def test_structure_linearity_and_second_derivatives(backward, oracle, words):
+def test_structure_linearity_and_second_derivatives(backward, oracle, sentence):
     report = check_rule(rule(lambda x: x * x, backward), np.array([1.0, -2.0, 0.5]), **FAST)
     found = [check for check in report.checks if check.oracle == oracle and check.verdict == "FAILED"]
     assert found
-    assert words in found[0].note
+    assert sentence in found[0].note
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,6 @@ def test_the_other_checkers_run_and_the_table_counts(monkeypatch):
     assert all(o.check_grads for o in found)
     text = mutants.mutant_table(found, {"check_grads": (1, 55), "chex": None})
     found = [dataclasses.replace(outcome, chex=None) for outcome in found]
-    assert "chex is not installed (pip install 'jaxcnn[peers]')" in mutants.mutant_table(found, {})
+    assert "chex is not installed (pip install '.[peers]' in a checkout)" in mutants.mutant_table(found, {})
     assert "caught: jaxcnn 2 of 2, check_grads 2 of 2, chex" in text
     assert text.endswith("false alarms of check_grads on the right rules: 1 of 55 cases")
