@@ -1,11 +1,11 @@
-r"""The three correlations of a convolution layer, as primitives of JAX whose derivatives are each other; and a sum.
+r"""The three correlations of a convolution layer, as primitives of JAX, each other's derivatives; and a sum.
 
 (1)  correlate        y  = x~ * w                    (2)  input_gradient   dx = dy~ * rot180(w)
 (3)  kernel_gradient  dw = x~ * dy
 
-Each is linear in either argument, and <dy, y(x, w)> = <dx(dy, w), x> = <dw(x, dy), w>. So the derivative of (1) in x is
-(2) and in w is (3); of (2) in dy is (1) and in w is (3); of (3) in x is (2) and in dy is (1): derivatives of any order
-are these three again.
+Each is linear in either argument, and <dy, y(x, w)> = <dx(dy, w), x> = <dw(x, dy), w>. So the derivative of (2) in dy
+is (1) and in w is (3), that of (3) in x is (2) and in dy is (1). That of (1) would be (2) and (3); it is left to JAX's
+own convolution, so that automatic differentiation of a forward pass is an oracle that meets neither.
 
 On CPU each is what `convolution` makes of it. Elsewhere it is the convolution that automatic differentiation asks for,
 labels and all: the one that XLA's compilers for GPU and TPU recognise.
@@ -132,10 +132,10 @@ _sum_over_positions = _primitive(
 )
 
 ad.deflinear2(_sum_over_positions, lambda total, dy: [jnp.broadcast_to(total, dy.aval.shape)])
-ad.defbilinear(
+ad.defjvp(
     _correlate,
-    lambda dy, x, weight, **facts: _input_gradient.bind(dy, weight, **facts),
-    lambda dy, x, weight, **facts: _kernel_gradient.bind(x, dy, **facts),
+    lambda tangent, x, weight, **facts: _correlate_elsewhere(tangent, weight, **facts),
+    lambda tangent, x, weight, **facts: _correlate_elsewhere(x, tangent, **facts),
 )
 ad.defbilinear(
     _input_gradient,

@@ -65,6 +65,20 @@ def test_derivatives_to_the_third_order_are_those_of_the_convolution(rng, in_cha
             assert relative_error(np.asarray(a), np.asarray(b)) <= 1e-12  # a few thousand roundings of 2e-16
 
 
+def test_automatic_differentiation_of_the_forward_pass_meets_no_gradient_of_ours():
+    """Else the verifier's oracle would pass through what it judges."""
+    arrays = jnp.ones((1, 5, 5, 2)), jnp.ones((3, 3, 2, 4)), jnp.ones(4)
+
+    def of(f):
+        return str(jax.make_jaxpr(jax.grad(lambda *arrays: f(*arrays).sum(), (0, 1, 2)))(*arrays))
+
+    ours, plainly = of(conv2d), of(lambda *arrays: conv2d.forward(*arrays)[0])
+    assert "input_gradient" in ours
+    assert "kernel_gradient" in ours
+    assert "input_gradient" not in plainly
+    assert "kernel_gradient" not in plainly
+
+
 @pytest.mark.parametrize("axes", [(0, None), (None, 1), (0, 3), (3, None)])
 @pytest.mark.parametrize("kind", ["correlate", "input_gradient", "kernel_gradient"])
 @pytest.mark.usefixtures("float64")
