@@ -98,7 +98,8 @@ def summary(network: Layer, in_shape: Shape, *, batch_size: int = 1) -> Summary:
     def residuals_of(params, x):
         return network.forward(params, x, train=True, key=jax.random.key(0))[1]
 
-    closed, residuals = jax.make_jaxpr(residuals_of, return_shape=True)(params, batch)
+    with jax.disable_jit():  # else what an inner program hands through is a variable of its own, in jax 0.12
+        closed, residuals = jax.make_jaxpr(residuals_of, return_shape=True)(params, batch)
     residuals = jax.tree.unflatten(jax.tree.structure(residuals), closed.jaxpr.outvars)
     counted, rows = set(closed.jaxpr.invars), []
     for name, layer in zip(network.names, network.layers, strict=True):
