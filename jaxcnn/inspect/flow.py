@@ -56,11 +56,11 @@ def flow(network: Layer, loss: Loss, params: Params, image, label: int) -> tuple
     if not isinstance(network, Sequential):
         network = Sequential((network,))
         params = {network.names[0]: params}
-    outputs = [x := cast(params, image)[None]]
+    outputs, residuals = [x := cast(params, image)[None]], {}
     for name, layer in network.children().items():
-        outputs.append(x := layer.apply(parameters_of(name, params), x))
-    y, residuals = network.forward(params, outputs[0])
-    E, of_loss = loss.forward(y, jnp.asarray([label]))
+        x, residuals[name] = layer.forward(parameters_of(name, params), x)
+        outputs.append(x)
+    E, of_loss = loss.forward(x, jnp.asarray([label]))
     dx, _, deltas = network.backward_with_deltas(residuals, loss.backward(of_loss))
     names, deltas = ("input", *network.names), {"input": dx} | deltas
     return [Passed(name, _one(x), _one(deltas[name])) for name, x in zip(names, outputs, strict=True)], float(E)
