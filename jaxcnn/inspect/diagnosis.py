@@ -16,7 +16,7 @@ import jax
 
 from ..layers.activation import AMPLITUDE, ReLU, ScaledTanh, Sigmoid, Tanh
 from ..layers.base import Layer, Params, walk
-from ..layers.sequential import Sequential
+from ..layers.sequential import as_chain
 from ..operation import Static
 from ..training import cast
 
@@ -84,9 +84,7 @@ def diagnose(network: Layer, params: Params, x) -> tuple[Diagnosis, ...]:
 
 @partial(jax.jit, static_argnums=0)
 def _measured(network, params, x):
-    if not isinstance(network, Sequential):
-        network = Sequential((network,))
-        params = {network.names[0]: params}
+    network, params = as_chain(network, params)
     _, residuals = network.forward(params, x)
     measured = []
     for name, layer, y in walk(network, residuals):  # what an activation keeps is its output

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..layers.base import Layer, Params, parameters_of
-from ..layers.sequential import Sequential
+from ..layers.sequential import as_chain
 from ..losses import Loss
 from ..training import cast
 
@@ -44,7 +44,7 @@ def flow(network: Layer, loss: Loss, params: Params, image, label: int) -> tuple
         image: one sample without the axis of the batch; it is cast to the parameters' dtype.
         label: its class.
 
-    >>> from jaxcnn import Dense, ReLU, SoftmaxCrossEntropy
+    >>> from jaxcnn import Dense, ReLU, Sequential, SoftmaxCrossEntropy
     >>> params = {"dense1": {"weight": jnp.array([[1.0, -1.0]]), "bias": jnp.zeros(2)}}
     >>> passed, E = flow(Sequential((Dense(2), ReLU())), SoftmaxCrossEntropy(), params, jnp.array([2.0]), 1)
     >>> for layer in passed:
@@ -53,9 +53,7 @@ def flow(network: Layer, loss: Loss, params: Params, image, label: int) -> tuple
     dense1 [ 2. -2.] [0.88 0.  ]
     relu1 [2. 0.] [ 0.88 -0.88]
     """
-    if not isinstance(network, Sequential):
-        network = Sequential((network,))
-        params = {network.names[0]: params}
+    network, params = as_chain(network, params)
     outputs, residuals = [x := cast(params, image)[None]], {}
     for name, layer in network.children().items():
         x, residuals[name] = layer.forward(parameters_of(name, params), x)

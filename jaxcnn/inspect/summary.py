@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ..layers.base import Layer, Shape
-from ..layers.sequential import Sequential
+from ..layers.sequential import as_chain
 from ..tables import aligned
 
 __all__ = ["Summary", "describe", "summary"]
@@ -77,7 +77,7 @@ def summary(network: Layer, in_shape: Shape, *, batch_size: int = 1) -> Summary:
     Raises:
         InputError: the layers do not fit, naming the layer.
 
-    >>> from jaxcnn import Conv2d, Dense, Flatten, MaxPool2d, ReLU
+    >>> from jaxcnn import Conv2d, Dense, Flatten, MaxPool2d, ReLU, Sequential
     >>> print(summary(Sequential((Conv2d(6, 5, padding=2), ReLU(), MaxPool2d(2), Flatten(), Dense(10))), (28, 28, 1)))
     layer                               output shape  parameters  multiply-adds  residual bytes (batch 1)
     -----------------------------------------------------------------------------------------------------
@@ -90,8 +90,7 @@ def summary(network: Layer, in_shape: Shape, *, batch_size: int = 1) -> Summary:
     -----------------------------------------------------------------------------------------------------
     total                                         10      11,926        129,360                    24,696
     """
-    if not isinstance(network, Sequential):
-        network = Sequential((network,))
+    network, _ = as_chain(network)
     params = jax.eval_shape(lambda: network.init(jax.random.key(0), in_shape))
     batch = jax.ShapeDtypeStruct((batch_size, *in_shape), jnp.result_type(float))
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import jax
 
 from ..errors import InputError, check_key, shown
-from .base import Layer, Shape, parameters_of, without_empty
+from .base import Layer, Params, Shape, parameters_of, without_empty
 
 __all__ = ["Sequential"]
 
@@ -125,6 +125,14 @@ class Sequential(Layer):
             total += layer.multiply_adds(in_shape)
             in_shape = layer.output_shape(in_shape)
         return total
+
+
+def as_chain(network: Layer, params: Params = None) -> tuple[Sequential, Params]:
+    """A layer that is no `Sequential` as a chain of one, and its parameters by the name that it has there."""
+    if isinstance(network, Sequential):
+        return network, params
+    network = Sequential((network,))
+    return network, {network.names[0]: params}
 
 
 class _naming:
