@@ -8,6 +8,7 @@ import pytest
 from corners import drawn
 
 from jaxcnn.data import load_digits
+from jaxcnn.kernels import onednn
 
 
 @pytest.fixture
@@ -45,3 +46,21 @@ def few_digits():
         for part in ("images", "labels")
     }
     return dataclasses.replace(digits, **cut)
+
+
+@pytest.fixture
+def without_onednn(monkeypatch):
+    """As on a machine where it is not built."""
+    jax.clear_caches()
+    monkeypatch.setattr(onednn, "_native", lambda: (None, "switched off for the test"))
+    yield
+    jax.clear_caches()
+
+
+@pytest.fixture(params=["by oneDNN", "by XLA"])
+def either(request):
+    """With and without oneDNN, where it is built."""
+    if request.param == "by XLA":
+        request.getfixturevalue("without_onednn")
+    elif onednn.why_not() is not None:
+        pytest.skip(onednn.why_not())

@@ -11,6 +11,7 @@ from ..zoo.models import MODELS
 from ..zoo.presets import PRESETS
 from .diagnose import diagnose_command
 from .evaluate import evaluate_command
+from .info import info_command
 from .summary import summary_command
 from .train import train_command
 from .verify import verify_command
@@ -29,6 +30,7 @@ COMMANDS = {
     "diagnose": diagnose_command,
     "summary": summary_command,
     "verify": verify_command,
+    "info": info_command,
 }
 for name, command in COMMANDS.items():
     app.command(name=name)(command)

@@ -1,12 +1,12 @@
-"""How XLA is brought to compute the formulas of the layers fast; nothing here changes a value.
+"""How a convolution is computed fast on each platform; nothing here changes a value.
 
 A reader of the layers never needs this package. `correlations` are the operations that it has, `program` shapes the
-compiled program. On CPU `convolution` chooses their formulations, `onednn` has the calls of that library, `fold` the
-idea behind the narrow ones, `phases` that behind dx of a strided one. Measured by `python -m benchmarks.speed`;
-docs/speed.md has the figures, and what was tried and lost.
+compiled program. On CPU `onednn` calls that library where it is built, `convolution` is what XLA does without it.
+Measured by `python -m benchmarks.speed`; docs/speed.md has the figures, and what was tried and lost.
 """
 
-from .correlations import correlate, input_gradient, kernel_gradient, sum_over_positions
+from .convolution import sum_over_positions
+from .correlations import correlate, input_gradient, kernel_gradient
 from .program import LABELS, compiler_options, materialized, quick_jit
 
 __all__ = [

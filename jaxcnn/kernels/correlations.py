@@ -1,14 +1,18 @@
-r"""The three correlations of a convolution layer, as primitives of JAX, each other's derivatives; and a sum.
+r"""The three correlations of a convolution layer, as primitives of JAX, each other's derivatives.
 
-(1)  correlate        y  = x~ * w                    (2)  input_gradient   dx = dy~ * rot180(w)
-(3)  kernel_gradient  dw = x~ * dy
+(1)  correlate        y        = x~ * w + b
+(2)  input_gradient   dx       = dy~ * rot180(w)
+(3)  kernel_gradient  (dw, db) = (x~ * dy, sum dy)
 
-Each is linear in either argument, and <dy, y(x, w)> = <dx(dy, w), x> = <dw(x, dy), w>. So the derivative of (2) in dy
-is (1) and in w is (3), that of (3) in x is (2) and in dy is (1). That of (1) would be (2) and (3); it is left to JAX's
-own convolution, so that automatic differentiation of a forward pass is an oracle that meets neither.
+Each is linear in either argument, w and b taken as one, and <dy, y(x, w, b)> = <dw(x, dy), w> + <db(dy), b>, without b
+also <dx(dy, w), x>. So the derivative of (2) in dy is (1) and in w is (3), that of (3) in x is (2) and in dy is (1).
+That of (1) would be (2) and (3); it is left to JAX's own convolution, so that automatic differentiation of a forward
+pass is an oracle that meets neither.
 
-On CPU each is what `convolution` makes of it. Elsewhere it is the convolution that automatic differentiation asks for,
-labels and all: the one that XLA's compilers for GPU and TPU recognise.
+On CPU each is a call of `onednn`, or what `convolution` makes of it. Elsewhere it is the convolution that automatic
+differentiation asks for, labels and all: the one that XLA's compilers for GPU and TPU recognise.
+
+All arrays of a primitive may have a dimension in front, as many correlations of one shape: what `jax.vmap` makes.
 """
 
 from collections.abc import Callable
@@ -21,46 +25,40 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from ..geometry import Window
-from . import convolution
+from . import convolution, onednn
 from .program import LABELS
 
 
-def correlate(x: jax.Array, weight: jax.Array, window: Window, groups: int) -> jax.Array:
-    """(1): x, zero-padded, correlated with weight.
+def correlate(x: jax.Array, weight: jax.Array, bias: jax.Array | None, window: Window, groups: int) -> jax.Array:
+    """(1): x, zero-padded, correlated with weight, plus the bias if there is one.
 
     Args:
         x: (N, H, W, I).
         weight: (U, V, I / groups, O).
+        bias: (O,) or None.
         window: that of the forward pass, resolved against x.
         groups: see `conv2d`.
 
     Returns:
         (N, P, Q, O).
     """
-    return _correlate.bind(x, weight, window=window, groups=groups)
+    arrays = (x, weight) if bias is None else (x, weight, bias)
+    return _correlate.bind(*arrays, window=window, groups=groups)[0]
 
 
 def input_gradient(dy: jax.Array, weight: jax.Array, window: Window, groups: int) -> jax.Array:
     """(2): dy (N, P, Q, O), spread by the stride and zero-padded, correlated with rot180(weight): (N, H, W, I)."""
-    return _input_gradient.bind(dy, weight, window=window, groups=groups)
+    return _input_gradient.bind(dy, weight, window=window, groups=groups)[0]
 
 
-def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> jax.Array:
-    """(3): x, zero-padded, correlated with dy as the kernel, the batch contracted: (U, V, I / groups, O)."""
-    return _kernel_gradient.bind(x, dy, window=window, groups=groups)
+def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> tuple[jax.Array, jax.Array]:
+    """(3): x, zero-padded, correlated with dy as the kernel, the batch contracted, (U, V, I / groups, O); db (O,)."""
+    dweight, dbias = _kernel_gradient.bind(x, dy, window=window, groups=groups)
+    return dweight, dbias
 
 
-def sum_over_positions(dy: jax.Array) -> jax.Array:
-    """(O,): dy (N, P, Q, O) summed over the batch and the image.
-
-    >>> print(sum_over_positions(jax.numpy.array([[[[1.0, 10.0]], [[2.0, 20.0]]]])))
-    [ 3. 30.]
-    """
-    return _sum_over_positions.bind(dy)
-
-
-def _correlate_elsewhere(x, weight, *, window, groups):
-    return lax.conv_general_dilated(
+def _correlate_elsewhere(x, weight, *bias, window, groups):
+    y = lax.conv_general_dilated(
         x,
         weight,
         window.stride,
@@ -69,6 +67,7 @@ def _correlate_elsewhere(x, weight, *, window, groups):
         feature_group_count=groups,
         dimension_numbers=LABELS,
     )
+    return (y + bias[0] if bias else y,)
 
 
 def _input_gradient_elsewhere(dy, weight, *, window, groups):
@@ -76,7 +75,7 @@ def _input_gradient_elsewhere(dy, weight, *, window, groups):
     if groups > 1:
         weight = weight.reshape(U, V, I, groups, O // groups).transpose(0, 1, 3, 2, 4)
         weight = weight.reshape(U, V, groups * I, O // groups)
-    return lax.conv_general_dilated(
+    dx = lax.conv_general_dilated(
         dy,
         lax.rev(weight, (0, 1)),
         (1, 1),
@@ -86,10 +85,11 @@ def _input_gradient_elsewhere(dy, weight, *, window, groups):
         feature_group_count=groups,
         dimension_numbers=("NHWC", "HWOI", "NHWC"),
     )
+    return (dx,)
 
 
 def _kernel_gradient_elsewhere(x, dy, *, window, groups):
-    return lax.conv_general_dilated(
+    dweight = lax.conv_general_dilated(
         x,
         dy,
         window.dilation,
@@ -98,52 +98,133 @@ def _kernel_gradient_elsewhere(x, dy, *, window, groups):
         batch_group_count=groups,
         dimension_numbers=("CHWN", "IHWO", "HWNC"),  # what is summed over, the batch, is called C and I here
     )
+    return dweight, convolution.sum_over_positions(dy)
 
 
 def _primitive(name: str, on_cpu: Callable, elsewhere: Callable) -> Primitive:
-    """One formulation on CPU and another elsewhere, chosen when a program is lowered."""
+    """A call of oneDNN or another formulation on CPU, and one for elsewhere, chosen when a program is lowered."""
     primitive = Primitive(name)
+    primitive.multiple_results = True
 
     def evaluated(*arrays, **facts):
-        with jax.disable_jit(False):  # oneDNN's calls exist in a compiled program alone
+        with jax.disable_jit(False):  # a call exists in a compiled program alone
             return jax.jit(partial(primitive.bind, **facts))(*arrays)
 
     def abstract(*arrays, **facts):
-        (y,) = jax.make_jaxpr(partial(elsewhere, **facts))(*arrays).out_avals
-        return y
+        return jax.make_jaxpr(partial(_each, elsewhere, **facts))(*arrays).out_avals
+
+    def lowered_on_cpu(ctx, *arrays, **facts):
+        results = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in ctx.avals_out]
+        called = partial(onednn.call, name, results)
+        formulation = called if onednn.takes(ctx, ctx.avals_in) else partial(_each, on_cpu)
+        return mlir.lower_fun(formulation, multiple_results=True)(ctx, *arrays, **facts)
 
     def batched(arrays, axes, **facts):
-        chosen = partial(lax.platform_dependent, cpu=partial(on_cpu, **facts), default=partial(elsewhere, **facts))
-        return jax.vmap(chosen, axes)(*arrays), 0
+        """More samples, where the first array alone is mapped, unless samples are summed; else B correlations."""
+        (first, *others), (axis, *other_axes) = arrays, axes
+        if primitive is not _kernel_gradient and not any(i is not None for i in other_axes):
+            place = _in_front(others[0])  # of N, which B is put before
+            first = jnp.moveaxis(first, axis, place)
+            (result,) = primitive.bind(_merged(first, place), *others, **facts)
+            return [result.reshape(*first.shape[: place + 2], *result.shape[place + 1 :])], [place]
+        (B,) = {a.shape[i] for a, i in zip(arrays, axes, strict=True) if i is not None}
+        stacked = [
+            jnp.broadcast_to(a, (B, *a.shape)) if i is None else jnp.moveaxis(a, i, 0)
+            for a, i in zip(arrays, axes, strict=True)
+        ]
+        if _in_front(stacked[0]) == 1:
+            results = primitive.bind(*stacked, **facts)
+        else:
+            results = primitive.bind(*(_merged(a, 0) for a in stacked), **facts)
+            results = [r.reshape(B, -1, *r.shape[1:]) for r in results]
+        return results, [0] * len(results)
 
     primitive.def_impl(evaluated)
     primitive.def_abstract_eval(abstract)
-    mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu")
+    mlir.register_lowering(primitive, mlir.lower_fun(partial(_each, elsewhere), multiple_results=True))
+    mlir.register_lowering(primitive, lowered_on_cpu, platform="cpu")
     batching.primitive_batchers[primitive] = batched
     return primitive
+
+
+def _each(formulation: Callable, *arrays, **facts):
+    """The formulation, for each correlation if there is a dimension in front."""
+    f = partial(formulation, **facts)
+    return f(*arrays) if _in_front(arrays[0]) == 0 else jax.vmap(f)(*arrays)
+
+
+def _in_front(x) -> int:
+    return x.ndim - 4
+
+
+def _merged(x, axis):
+    """`axis` and the next one as one."""
+    return x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :])
 
 
 _correlate = _primitive("correlate", convolution.correlate_on_cpu, _correlate_elsewhere)
 _input_gradient = _primitive("input_gradient", convolution.input_gradient_on_cpu, _input_gradient_elsewhere)
 _kernel_gradient = _primitive("kernel_gradient", convolution.kernel_gradient_on_cpu, _kernel_gradient_elsewhere)
-_sum_over_positions = _primitive(
-    "sum_over_positions", convolution.sum_over_positions_on_cpu, convolution.plain_sum_over_positions
-)
 
-ad.deflinear2(_sum_over_positions, lambda total, dy: [jnp.broadcast_to(total, dy.aval.shape)])
-ad.defjvp(
-    _correlate,
-    lambda tangent, x, weight, **facts: _correlate_elsewhere(tangent, weight, **facts),
-    lambda tangent, x, weight, **facts: _correlate_elsewhere(x, tangent, **facts),
-)
-ad.defbilinear(
+
+def _jvp_of_correlate(arrays, tangents, **facts):
+    (x, weight), (dx, dweight, *dbias) = arrays[:2], tangents
+    f = partial(_each, _correlate_elsewhere, **facts)
+    terms = [] if type(dx) is ad.Zero else [*f(dx, weight)]
+    terms += [] if type(dweight) is ad.Zero else [*f(x, dweight)]
+    (y,) = _correlate.bind(*arrays, **facts)
+    terms += [_over_positions(db, y) for db in dbias if type(db) is not ad.Zero]
+    return [y], [sum(terms[1:], terms[0])]
+
+
+def _over_positions(bias, y):
+    """The bias, of one correlation or of each, at every place of y."""
+    return jnp.broadcast_to(jnp.expand_dims(bias, (-4, -3, -2)), y.shape)
+
+
+def _bilinear(primitive: Primitive, in_first: Callable, in_second: Callable) -> None:
+    """The derivatives of (2) or (3), whose result is linear in each array; db is linear in the second alone.
+
+    `in_first(cotangent, second)` and `in_second(cotangents, first)` are the transposes.
+    """
+
+    def jvp(arrays, tangents, **facts):
+        (first, second), (d_first, d_second) = arrays, tangents
+        results = primitive.bind(*arrays, **facts)
+        slopes = [jnp.zeros_like(r) for r in results]
+        if type(d_second) is not ad.Zero:
+            slopes = primitive.bind(first, d_second, **facts)
+        if type(d_first) is not ad.Zero:
+            slopes = [slopes[0] + primitive.bind(d_first, second, **facts)[0], *slopes[1:]]
+        return results, slopes
+
+    def transpose(cotangents, first, second, **facts):
+        of_first = ad.is_undefined_primal(first)
+        if all(type(c) is ad.Zero for c in (cotangents[:1] if of_first else cotangents)):
+            return [None, None]
+        if of_first:
+            return [in_first(cotangents[0], second, **facts), None]
+        return [None, in_second(cotangents, first, second.aval, **facts)]
+
+    ad.primitive_jvps[primitive] = jvp
+    ad.primitive_transposes[primitive] = transpose
+
+
+def _dy_of_kernel_gradient(cotangents, x, dy, **facts):
+    weight, bias = cotangents
+    if type(weight) is ad.Zero:
+        return _over_positions(bias, dy)
+    return _correlate.bind(x, weight, *([] if type(bias) is ad.Zero else [bias]), **facts)[0]
+
+
+ad.primitive_jvps[_correlate] = _jvp_of_correlate
+_bilinear(
     _input_gradient,
-    lambda x, dy, weight, **facts: _correlate.bind(x, weight, **facts),
-    lambda x, dy, weight, **facts: _kernel_gradient.bind(x, dy, **facts),
+    lambda x, weight, **facts: _correlate.bind(x, weight, **facts)[0],
+    lambda cotangents, dy, weight, **facts: _kernel_gradient.bind(cotangents[0], dy, **facts)[0],
 )
-ad.defbilinear(
+_bilinear(
     _kernel_gradient,
-    lambda weight, x, dy, **facts: _input_gradient.bind(dy, weight, **facts),
-    lambda weight, x, dy, **facts: _correlate.bind(x, weight, **facts),
+    lambda weight, dy, **facts: _input_gradient.bind(dy, weight, **facts)[0],
+    _dy_of_kernel_gradient,
 )

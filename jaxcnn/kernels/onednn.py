@@ -1,161 +1,88 @@
-"""Convolutions and products by oneDNN, the library that PyTorch uses on CPU: jaxlib carries it for Linux on x86.
+"""oneDNN, the library that PyTorch uses on CPU, called on XLA's own threads where `pip install ./native` has built it.
 
-XLA hands it the custom calls `__onednn$convolution` and `__onednn$matmul`, but makes none of a program by itself.
-`instead_of` chooses, while a program is lowered, between a formulation with these calls and one without; derivatives
-and batches are those of the one without.
-
-The form of the calls is XLA's own affair and a wrong one ends the process, hence `JAXLIB`. XLA cannot write a compiled
-program with such a call to a file, nor divide it among devices; where that may be asked for, nothing is called.
+The distribution `jaxcnn-onednn` has the handlers of three calls. Without it, or where it cannot run, `convolution` says
+it in XLA's terms; `why_not` says why.
 """
 
-import json
-import platform
-from collections.abc import Callable
-from functools import cache, partial
-from pathlib import Path
+import warnings
+from functools import cache
 from typing import Any
 
 import jax
 import numpy as np
-from jax import lax
-from jax.core import ShapedArray
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
-from jaxlib.version import __version__ as jaxlib_version
 
-JAXLIB = ("0.10.0", "0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.12.0", "0.12.0.1")  # tried with these
+from ..geometry import Window
+
+TYPES = (np.dtype(np.float32), np.dtype(jax.numpy.bfloat16))
 
 
-def takes(*arrays: Any, padding: tuple = ()) -> bool:
-    """Whether oneDNN computes with these arrays: float32, not empty, with zeros around an image and none cropped.
+def why_not() -> str | None:
+    """Why nothing is called, one sentence; None if it is.
 
-    And if it may be called at all: a jaxlib of `JAXLIB`, Linux on an x86 with AVX2, one device, which is the CPU, no
-    compilation cache on disk.
-
-    >>> takes(np.ones((2, 3))), takes(np.ones((2, 3), np.float32), padding=((-1, 0), (0, 0)))
-    (False, False)
+    >>> why_not() is None or isinstance(why_not(), str)
+    True
     """
-    return _fits(arrays, padding) and _callable()
+    return _native()[1]
 
 
-def instead_of(otherwise: Callable, by_onednn: Callable, *arrays: jax.Array) -> jax.Array:
-    """`by_onednn(*arrays)` on CPU, and `otherwise(*arrays)` elsewhere, where it may not be called, and for export.
+def version() -> str | None:
+    """Of the oneDNN that is called, and the types that it takes; None if nothing is called.
 
-    >>> print(instead_of(lambda x: x + 1, lambda x: 1 + x, np.float32(2)))
-    3.0
+    >>> (version() is None) == (why_not() is not None)
+    True
     """
-    return _either.bind(*arrays, otherwise=otherwise, by_onednn=by_onednn)
+    library, _ = _native()
+    if library is None:
+        return None
+    return f"{library.version()}, {'float32 and bfloat16' if library.bfloat16() else 'float32'}"
 
 
-def convolution(x: jax.Array, weight: jax.Array, *, strides, padding, dilation, groups, labels) -> jax.Array:
-    """The call that computes `lax.conv_general_dilated`, x not spread, of what oneDNN `takes`.
+def takes(ctx: Any, arrays: Any) -> bool:
+    """Whether arrays of these shapes and dtypes, in a program that is being lowered on CPU, are oneDNN's.
 
-    The labels name dimensions in space D, H and W. x and y must have their channels last, or oneDNN computes with plain
-    loops.
+    Not in a program for export, nor in one that XLA divides among devices; inside of `shard_map` they are.
     """
-    dimensions = lax.conv_dimension_numbers(x.shape, weight.shape, labels)
-    y = jax.eval_shape(
-        partial(
-            lax.conv_general_dilated,
-            window_strides=strides,
-            padding=padding,
-            rhs_dilation=dilation,
-            feature_group_count=groups,
-            dimension_numbers=dimensions,
-        ),
-        x,
-        weight,
-    )
-    lhs, rhs, out = dimensions  # each a permutation: batch, feature, space; for the kernel out, in, space
-    dims = x.ndim
-
-    def image(spec):
-        return {"dims": dims, "data": {"batch_dim": spec[0], "feature_dim": spec[1], "spatial_dims": spec[2:]}}
-
-    kernel = {"output_feature_dim": rhs[0], "input_feature_dim": rhs[1], "spatial_dims": rhs[2:]}
-    before, behind = zip(*padding, strict=True)
-    window = {"pad_left": before, "pad_right": behind, "strides": strides, "window_dilations": dilation}
-    config = {
-        "dims": dims,
-        "input": image(lhs),
-        "kernel": {"dims": dims, "filter": kernel},
-        "output": image(out),
-        "window": window,
-        "feature_groups": groups,
-    }
-    return _call("convolution", {"onednn_conv_config": config}, y, x, weight, padding=padding)
-
-
-def product_of_transposed(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The call that computes a.T @ b, of what oneDNN `takes`."""
-    y = jax.ShapeDtypeStruct((a.shape[1], b.shape[1]), a.dtype)
-    return _call("matmul", {"onednn_matmul_config": {"transpose_a": True}}, y, a, b)
-
-
-def _call(name, config, y, *arrays, padding=()):
-    if not _fits((*arrays, y), padding):
-        raise ValueError(f"onednn: {name} of {arrays} to {y}, padded by {padding}, must be of what it takes")
-    return jax.ffi.ffi_call(f"__onednn${name}", y, custom_call_api_version=2, legacy_backend_config=json.dumps(config))(
-        *arrays
-    )
-
-
-def _fits(arrays, padding):
-    return all(array.dtype == np.float32 and 0 not in array.shape for array in arrays) and all(
-        zeros >= 0 for pair in padding for zeros in pair
-    )
-
-
-def _callable():
+    library, _ = _native()
     return (
-        _carried()
-        and jax.default_backend() == "cpu"
-        and jax.device_count() == 1
-        and jax.config.values["jax_compilation_cache_dir"] is None
+        library is not None
+        and not ctx.module_context.lowering_parameters.for_export
+        and getattr(ctx.module_context.axis_context, "num_devices", 1) == 1
+        and all(a.dtype in TYPES[: 1 + library.bfloat16()] and a.dtype == arrays[0].dtype for a in arrays)
+        and all(0 not in a.shape for a in arrays)
     )
+
+
+def call(name: str, results: Any, *arrays: jax.Array, window: Window, groups: int) -> Any:
+    """The call `name`, of "correlate", "input_gradient" and "kernel_gradient", in a program that is compiled.
+
+    All arrays may have one dimension more in front: as many convolutions of one shape.
+    """
+    (top, bottom), (left, right) = window.padding
+    facts = (*window.stride, top, bottom, left, right, *window.dilation, groups)
+    return jax.ffi.ffi_call(f"jaxcnn_{name}", results)(*arrays, window=np.array(facts, np.int64))
 
 
 @cache
-def _carried() -> bool:
-    if jaxlib_version not in JAXLIB or (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        return False
+def _native() -> tuple[Any, str | None]:
+    """The module of the handlers, registered with XLA, and None; or None and why not, warned of once if that is odd."""
     try:
-        return "avx2" in Path("/proc/cpuinfo").read_text().split()
-    except OSError:
-        return False
+        import jaxcnn_onednn
+    except ModuleNotFoundError as error:
+        if error.name == "jaxcnn_onednn":
+            return None, "jaxcnn-onednn is not installed: pip install ./native in a checkout builds it"
+        return _unusable(error)
+    except Exception as error:
+        return _unusable(error)
+    try:
+        jax.devices("cpu")  # else a handler that XLA refuses is found out only when it starts, and then it does not
+        for name, handler in jaxcnn_onednn.handlers().items():
+            jax.ffi.register_ffi_target(name, handler, platform="cpu")
+    except Exception as error:
+        return _unusable(error)
+    return jaxcnn_onednn, None
 
 
-def _abstract(*arrays, otherwise, by_onednn):
-    y = jax.eval_shape(otherwise, *arrays)
-    return ShapedArray(y.shape, y.dtype)
-
-
-def _lowered(ctx, *arrays, otherwise, by_onednn):
-    return mlir.lower_fun(otherwise, multiple_results=False)(ctx, *arrays)
-
-
-def _lowered_on_cpu(ctx, *arrays, otherwise, by_onednn):
-    may = _callable() and not ctx.module_context.lowering_parameters.for_export
-    return mlir.lower_fun(by_onednn if may else otherwise, multiple_results=False)(ctx, *arrays)
-
-
-def _jvp(arrays, tangents, *, otherwise, by_onednn):
-    return jax.jvp(otherwise, arrays, tuple(map(ad.instantiate_zeros, tangents)))
-
-
-def _batched(arrays, axes, *, otherwise, by_onednn):
-    return jax.vmap(otherwise, axes)(*arrays), 0
-
-
-def _evaluated(*arrays, **formulations):
-    with jax.disable_jit(False):  # a custom call exists in a compiled program alone
-        return jax.jit(partial(_either.bind, **formulations))(*arrays)
-
-
-_either = Primitive("onednn_or_otherwise")
-_either.def_impl(_evaluated)
-_either.def_abstract_eval(_abstract)
-mlir.register_lowering(_either, _lowered)
-mlir.register_lowering(_either, _lowered_on_cpu, platform="cpu")
-ad.primitive_jvps[_either] = _jvp
-batching.primitive_batchers[_either] = _batched
+def _unusable(error):
+    reason = f"jaxcnn-onednn is installed but cannot run: {' '.join(str(error).split())}"
+    warnings.warn(f"{reason}; convolutions are XLA's", RuntimeWarning, stacklevel=2)
+    return None, reason

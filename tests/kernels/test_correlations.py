@@ -1,7 +1,6 @@
 """The correlations as primitives: each other's derivatives, and on GPU and TPU the convolutions of jax.grad."""
 
 import re
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -43,26 +42,32 @@ def test_derivatives_to_the_third_order_are_those_of_the_convolution(rng, in_cha
     window = resolve("conv2d", (7, 8), (3, 2), stride=(2, 1), padding=((1, 0), (2, 1)), dilation=(1, 2))
     x = jnp.asarray(rng.standard_normal((2, 7, 8, in_channels)))
     weight = jnp.asarray(rng.standard_normal((3, 2, in_channels // groups, out_channels)))
-    directions = [tuple(jnp.asarray(rng.standard_normal(a.shape)) for a in (x, weight)) for _ in range(3)]
+    bias = jnp.asarray(rng.standard_normal(out_channels))
+    directions = [tuple(jnp.asarray(rng.standard_normal(a.shape)) for a in (x, weight, bias)) for _ in range(3)]
 
     def values(correlate):
-        def f(x, weight):
-            return jnp.sin(correlate(x, weight)).sum()
+        def f(x, weight, bias):
+            return jnp.sin(correlate(x, weight, bias)).sum()
 
-        yield f(x, weight)
-        slope = jax.grad(f, (0, 1))
-        yield slope(x, weight)
+        args, every = (x, weight, bias), (0, 1, 2)
+        yield f(*args)
+        slope = jax.grad(f, every)
+        yield slope(*args)
         curvature = jax.grad(
-            lambda *args: jax.tree.reduce(jnp.add, jax.tree.map(jnp.vdot, slope(*args), directions[0]))
+            lambda *args: jax.tree.reduce(jnp.add, jax.tree.map(jnp.vdot, slope(*args), directions[0])), every
         )
-        yield curvature(x, weight)
-        yield jax.jvp(slope, (x, weight), directions[1])  # forward over reverse
-        yield jax.grad(lambda *args: jnp.vdot(curvature(*args), directions[2][0]), (0, 1))(x, weight)
+        yield curvature(*args)
+        yield jax.jvp(slope, args, directions[1])  # forward over reverse
+        yield jax.grad(lambda *args: sum(map(jnp.vdot, curvature(*args), directions[2])), every)(*args)
 
-    found = values(lambda x, weight: kernels.correlate(x, weight, window, groups))
-    for one, other in zip(found, values(partial(plain, window, groups)), strict=True):
-        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-            assert relative_error(np.asarray(a), np.asarray(b)) <= 1e-12  # a few thousand roundings of 2e-16
+    def by_rule(x, weight, bias):  # (2) and (3) are differentiated as well
+        return conv2d(x, weight, bias, stride=(2, 1), padding=((1, 0), (2, 1)), dilation=(1, 2), groups=groups)
+
+    expected = list(values(lambda x, weight, bias: plain(window, groups, x, weight) + bias))
+    for correlate in (by_rule, lambda *args: kernels.correlate(*args, window, groups)):
+        for found, truth in zip(values(correlate), expected, strict=True):
+            for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(truth), strict=True):
+                assert relative_error(np.asarray(a), np.asarray(b)) <= 1e-12  # a few thousand roundings of 2e-16
 
 
 def test_automatic_differentiation_of_the_forward_pass_meets_no_gradient_of_ours():
@@ -79,12 +84,13 @@ def test_automatic_differentiation_of_the_forward_pass_meets_no_gradient_of_ours
     assert "kernel_gradient" not in plainly
 
 
-@pytest.mark.parametrize("axes", [(0, None), (None, 1), (0, 3), (3, None)])
+@pytest.mark.parametrize("axes", [(0, None), (None, 1), (0, 3), (3, None), (1, 1)])
 @pytest.mark.parametrize("kind", ["correlate", "input_gradient", "kernel_gradient"])
 @pytest.mark.usefixtures("float64")
 def test_a_batch_of_correlations_is_a_loop(rng, kind, axes):
     window = resolve("conv2d", (6, 7), (3, 2), stride=(1, 2), padding=1)
     shapes = {"x": (2, 6, 7, 4), "weight": (3, 2, 2, 6), "dy": (2, *window.output, 6)}
+    bias = jnp.asarray(rng.standard_normal(6))
     names = {"correlate": ("x", "weight"), "input_gradient": ("dy", "weight"), "kernel_gradient": ("x", "dy")}[kind]
     arrays = []
     for name, axis in zip(names, axes, strict=True):
@@ -92,11 +98,16 @@ def test_a_batch_of_correlations_is_a_loop(rng, kind, axes):
         if axis is not None:
             shape.insert(axis, 3)
         arrays.append(jnp.asarray(rng.standard_normal(shape)))
-    f = partial(getattr(kernels, kind), window=window, groups=2)
+
+    def f(first, second):
+        given = (first, second, bias) if kind == "correlate" else (first, second)
+        return getattr(kernels, kind)(*given, window, 2)
+
     found = jax.vmap(f, axes)(*arrays)
     for i in range(3):
         one = f(*(a if axis is None else jnp.take(a, i, axis) for a, axis in zip(arrays, axes, strict=True)))
-        assert relative_error(np.asarray(found[i]), np.asarray(one)) <= 1e-13
+        for many, single in zip(jax.tree.leaves(found), jax.tree.leaves(one), strict=True):
+            assert relative_error(np.asarray(many[i]), np.asarray(single)) <= 1e-13
 
 
 def test_what_is_materialized_and_summed_has_the_derivatives_of_a_linear_function(rng):

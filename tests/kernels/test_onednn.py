@@ -1,198 +1,239 @@
-"""oneDNN's convolutions and products: exact on whole numbers, called where they can be, and nowhere else.
+"""oneDNN's convolutions: exact on whole numbers, called where they can be, and nowhere else."""
 
-Where this jaxlib or machine does not carry oneDNN, what the primitives mean is tested, and that nothing else is called.
-"""
-
-import os
-import platform
-from functools import partial
-from importlib.metadata import version
-from pathlib import Path
+import ctypes
+import sys
+import threading
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
-from test_kernels import GEOMETRIES, correlations, plain
+from test_kernels import GEOMETRIES, correlations
 
-from jaxcnn import kernels
+from jaxcnn import conv2d, kernels
 from jaxcnn.geometry import resolve
-from jaxcnn.kernels import convolution, onednn
+from jaxcnn.kernels import onednn
 
-CALL = 'custom_call_target="__onednn$'
-CARRIED = onednn._callable()
-
-
-def whole(rng, *shape):
-    return jnp.asarray(rng.integers(-3, 4, shape), jnp.float32)
-
-
-WINDOW = resolve("conv2d", (7, 9), (3, 2), stride=(2, 1), padding=((1, 0), (0, 2)), dilation=(1, 2))
-meant = partial(plain, WINDOW, 2)
+CALL = "jaxcnn_correlate"
+built = pytest.mark.skipif(onednn.why_not() is not None, reason=str(onednn.why_not()))
+SHAPES = [
+    ((3, 2), 3, 5, 1), ((2, 3), 7, 9, 1), ((1, 1), 3, 2, 1), ((3, 2), 4, 4, 4), ((3, 2), 3, 6, 3), ((3, 2), 12, 8, 2),
+    ((3, 3), 16, 32, 1), ((3, 3), 32, 32, 32), ((3, 3), 1, 1, 1),
+]  # fmt: skip
 
 
-def convolve(x, weight):
-    def by_onednn(x, weight):
-        return onednn.convolution(
-            x,
-            weight,
-            strides=WINDOW.stride,
-            padding=WINDOW.padding,
-            dilation=WINDOW.dilation,
-            groups=2,
-            labels=kernels.LABELS,
-        )
-
-    return onednn.instead_of(meant, by_onednn, x, weight)
+def whole(rng, *shape, largest=3, dtype=jnp.float32):
+    return jnp.asarray(rng.integers(-largest, largest + 1, shape), dtype)
 
 
-def product(a, b):
-    return onednn.instead_of(lambda a, b: a.T @ b, onednn.product_of_transposed, a, b)
+def drawn(rng, shape, kernel, in_channels, out_channels, groups, hyper, **numbers):
+    """The window, and x, weight, bias and dy."""
+    window = resolve("conv2d", shape[1:], kernel, **hyper)
+    x, weight = (
+        whole(rng, *shape, in_channels, **numbers),
+        whole(rng, *kernel, in_channels // groups, out_channels, **numbers),
+    )
+    dy = whole(rng, shape[0], *window.output, out_channels, **numbers)
+    return window, (x, weight, whole(rng, out_channels, **numbers), dy)
 
 
-@pytest.fixture
-def arrays(rng):
-    return whole(rng, 3, 7, 9, 4), whole(rng, 3, 2, 2, 6)
+def is_called(f, *args):
+    return "jaxcnn_" in jax.jit(f).lower(*args).as_text()
 
 
-def compiled(f, *args):
-    return jax.jit(f).lower(*args).compile().as_text()
-
-
-def test_it_is_called_exactly_where_it_is_carried(arrays):
-    assert (CALL in compiled(convolve, *arrays)) == CARRIED
-    assert (CALL in compiled(product, jnp.ones((3, 2)), jnp.ones((3, 4)))) == CARRIED
-    assert onednn.takes(*arrays) == CARRIED
-
-
-def test_it_is_carried_by_the_jaxlibs_it_was_tried_with():
-    """Said in other words, so that a slip in the condition does not switch it off unseen."""
-    tried = version("jaxlib") in {"0.10.0", "0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.12.0", "0.12.0.1"}
-    cpuinfo = Path("/proc/cpuinfo")
-    x86 = platform.machine() == "x86_64" and cpuinfo.exists() and "avx2" in cpuinfo.read_text()
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    assert (tried and x86 and not cache and [d.platform for d in jax.devices()] == ["cpu"]) == CARRIED
-
-
+@built
 @pytest.mark.parametrize("hyper", GEOMETRIES, ids=str)
-@pytest.mark.parametrize(
-    ("kernel", "in_channels", "out_channels", "groups"),
-    [((3, 2), 3, 5, 1), ((2, 3), 7, 9, 1), ((1, 1), 3, 2, 1), ((3, 2), 4, 4, 4), ((3, 2), 3, 6, 3), ((3, 2), 12, 8, 2)],
-)
+@pytest.mark.parametrize(("kernel", "in_channels", "out_channels", "groups"), SHAPES)
 def test_the_correlations_are_exact(rng, hyper, kernel, in_channels, out_channels, groups):
-    check_correlations(rng, (18, 9, 11), kernel, in_channels, out_channels, groups, hyper)
+    window, args = drawn(rng, (5, 9, 11), kernel, in_channels, out_channels, groups, hyper)
+    found, expected = correlations(window, groups)
+    jax.tree.map(np.testing.assert_array_equal, found(*args), expected(*args))
+    text = found.lower(*args).as_text()
+    assert all(name in text for name in (CALL, "jaxcnn_input_gradient", "jaxcnn_kernel_gradient"))
 
 
+@built
 @pytest.mark.parametrize(
     ("shape", "kernel", "in_channels", "out_channels", "groups", "hyper"),
     [
         ((1, 1, 1), (1, 1), 6, 4, 2, {}),
         ((2, 5, 4), (5, 4), 7, 3, 1, {}),
-        ((3, 5, 5), (3, 3), 1, 1, 1, {"padding": 1}),
         ((1, 5, 5), (3, 3), 8, 4, 1, {"padding": 4, "stride": 11}),
         ((2, 5, 6), (3, 3), 8, 4, 1, {"padding": 3, "stride": 9}),
         ((2, 5, 6), (3, 3), 8, 4, 1, {"padding": ((3, 0), (0, 0)), "stride": 6}),
+        ((3, 9, 7), (3, 3), 8, 4, 1, {"padding": ((0, 5), (7, 0)), "dilation": 2}),
+        ((301, 4, 5), (3, 3), 16, 16, 1, {"padding": 1}),
+        ((7, 40, 41), (3, 3), 16, 24, 2, {"padding": 1, "stride": 2}),
     ],
 )
 def test_the_correlations_are_exact_at_the_edge(rng, shape, kernel, in_channels, out_channels, groups, hyper):
-    """One pixel, a kernel as large as the image, one map, and windows that see nothing of x."""
-    check_correlations(rng, shape, kernel, in_channels, out_channels, groups, hyper)
-
-
-def test_the_gradient_of_a_kernel_is_exact_in_chunks(rng, monkeypatch):
-    monkeypatch.setattr(convolution, "_chunks", lambda x, dy: 3)
-    check_correlations(rng, (18, 9, 11), (2, 3), 7, 9, 1, {"padding": 1})
-
-
-def check_correlations(rng, shape, kernel, in_channels, out_channels, groups, hyper):
-    """y, dx and dweight on whole numbers are those of XLA's own convolution and its automatic derivative."""
-    window = resolve("conv2d", shape[1:], kernel, **hyper)
-    x, weight = whole(rng, *shape, in_channels), whole(rng, *kernel, in_channels // groups, out_channels)
-    dy = whole(rng, shape[0], *window.output, out_channels)
-
+    """One pixel, a kernel as large as the image, windows that see nothing of x, pieces of unequal size."""
+    window, args = drawn(rng, shape, kernel, in_channels, out_channels, groups, hyper, largest=2)
     found, expected = correlations(window, groups)
-    jax.tree.map(np.testing.assert_array_equal, found(x, weight, dy), expected(x, weight, dy))
-    assert (CALL in found.lower(x, weight, dy).compile().as_text()) == CARRIED
+    jax.tree.map(np.testing.assert_array_equal, found(*args), expected(*args))
 
 
-def test_the_sum_over_positions_and_the_product_are_exact(rng):
-    dy, a, b = whole(rng, 18, 7, 5, 3), whole(rng, 50, 7), whole(rng, 50, 4)
-    np.testing.assert_array_equal(jax.jit(kernels.sum_over_positions)(dy), dy.sum((0, 1, 2)))
-    np.testing.assert_array_equal(jax.jit(product)(a, b), a.T @ b)
+@built
+@pytest.mark.parametrize(("kernel", "in_channels", "out_channels", "groups"), SHAPES[:6])
+def test_bfloat16_is_summed_in_float32_and_rounded_once(rng, kernel, in_channels, out_channels, groups):
+    if not onednn._native()[0].bfloat16():
+        pytest.skip("this processor does not multiply bfloat16")
+    hyper = {"padding": ((1, 0), (0, 2)), "stride": (1, 2)}
+    window, args = drawn(rng, (6, 9, 11), kernel, in_channels, out_channels, groups, hyper)
+    found, expected = correlations(window, groups)
+    truth = [a.astype(jnp.bfloat16) for a in expected(*args)]  # exact in float32, then rounded to even
+    results = found(*(a.astype(jnp.bfloat16) for a in args))
+    assert is_called(found, *(a.astype(jnp.bfloat16) for a in args))
+    jax.tree.map(np.testing.assert_array_equal, list(results), truth)
 
 
-def test_derivatives_and_batches_are_those_of_what_is_meant(rng, arrays):
-    x, weight = arrays
-    dy, dx = whole(rng, *meant(x, weight).shape), whole(rng, *x.shape)
-    gradients = [jax.vjp(f, x, weight)[1](dy) for f in (convolve, meant)]
-    jax.tree.map(np.testing.assert_array_equal, *gradients)
-    tangents = [jax.jvp(lambda x, f=f: f(x, weight), (x,), (dx,)) for f in (convolve, meant)]
-    jax.tree.map(np.testing.assert_array_equal, *tangents)
-    many = whole(rng, 5, *x.shape)
-    batches = [jax.vmap(f, (0, None))(many, weight) for f in (convolve, meant)]
-    np.testing.assert_array_equal(*batches)
-    a = whole(rng, 2, 5, 3)
-    np.testing.assert_array_equal(jax.vmap(product)(a, a), a.mT @ a)
+@built
+@pytest.mark.parametrize("kind", ["correlate", "input_gradient", "kernel_gradient"])
+@pytest.mark.parametrize("axes", [(0, None), (None, 1), (0, 3), (2, 0)])
+def test_a_batch_of_correlations_is_a_loop(rng, kind, axes):
+    window, (x, weight, bias, dy) = drawn(rng, (3, 6, 7), (3, 2), 4, 6, 2, {"stride": (1, 2), "padding": 1})
+    arrays = {"correlate": (x, weight), "input_gradient": (dy, weight), "kernel_gradient": (x, dy)}[kind]
+
+    def f(first, second):
+        if kind == "correlate":
+            return kernels.correlate(first, second, bias, window, 2)
+        return getattr(kernels, kind)(first, second, window, 2)
+
+    stacked = [
+        a if axis is None else whole(rng, *a.shape[:axis], 4, *a.shape[axis:])
+        for a, axis in zip(arrays, axes, strict=True)
+    ]
+    batched = jax.vmap(f, axes)
+    assert is_called(batched, *stacked)
+    found = jax.jit(batched)(*stacked)
+    for i in range(4):
+        one = f(*(a if axis is None else jnp.take(a, i, axis) for a, axis in zip(stacked, axes, strict=True)))
+        jax.tree.map(lambda many, one, i=i: np.testing.assert_array_equal(many[i], one), found, one)
+    twice = jax.vmap(batched)(*(jnp.stack([a, 2 * a]) for a in stacked))
+    jax.tree.map(lambda both, once: np.testing.assert_array_equal(both[0], once), twice, found)
 
 
-def test_an_exported_program_has_what_xla_runs_fast(rng, arrays):
-    exported = export.export(jax.jit(convolve))(*arrays)
-    assert "__onednn" not in exported.mlir_module()
-    np.testing.assert_array_equal(exported.call(*arrays), meant(*arrays))
-    window = resolve("conv2d", (8, 7), (3, 3), padding=1)
+@built
+def test_gradients_of_single_samples_sum_to_that_of_the_batch(rng):
+    """One call of as many correlations as there are samples, none with a loop."""
+    x, weight, bias = whole(rng, 6, 7, 8, 3), whole(rng, 3, 3, 3, 5), whole(rng, 5)
+
+    def loss(params, x):
+        return (conv2d(x, *params, padding=1) ** 2).sum()
+
+    single = jax.jit(jax.vmap(jax.grad(lambda params, x: loss(params, x[None])), (None, 0)))
+    text = single.lower((weight, bias), x).as_text()
+    assert text.count("jaxcnn_kernel_gradient") == 1
+    assert "while" not in text
+    found, expected = single((weight, bias), x), jax.grad(loss)((weight, bias), x)
+    jax.tree.map(lambda each, whole: np.testing.assert_array_equal(each.sum(axis=0), whole), found, expected)
+
+
+@built
+def test_it_is_called_with_what_it_takes_alone(rng):
+    window, (x, weight, bias, _) = drawn(rng, (2, 5, 6), (3, 3), 4, 6, 1, {})
+
+    def f(x, weight, bias):
+        return kernels.correlate(x, weight, bias, window, 1)
+
+    assert is_called(f, x, weight, bias)
+    assert not is_called(f, x[:0], weight, bias)
+    assert not is_called(f, *(a.astype(jnp.float16) for a in (x, weight, bias)))
+    with jax.enable_x64(True):
+        assert not is_called(f, *(np.asarray(a, np.float64) for a in (x, weight, bias)))
+    assert CALL not in export.export(jax.jit(f))(x, weight, bias).mlir_module()
+
+
+@built
+def test_the_same_program_gives_the_same_bits(rng):
+    """However the pieces fall to the threads, their sums are made in one order."""
+    arrays = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((64, 16, 16, 8), (64, 16, 16, 8))]
+    window = resolve("conv2d", (16, 16), (3, 3), padding=1)
     gradient = jax.jit(lambda x, dy: kernels.kernel_gradient(x, dy, window, 1))
-    module = export.export(gradient)(whole(rng, 4, 8, 7, 6), whole(rng, 4, 8, 7, 5)).mlir_module()
-    convolutions = [line for line in module.splitlines() if "stablehlo.convolution" in line]
-    assert len(convolutions) == 1
-    assert "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]" in convolutions[0]
+    first = gradient(*arrays)
+    for _ in range(20):
+        jax.tree.map(np.testing.assert_array_equal, gradient(*arrays), first)
 
 
+@built
 @pytest.mark.parametrize(
-    "why",
-    ["another jaxlib", "another system", "a compilation cache on disk", "two devices"],
-)
-def test_it_is_not_called_where_it_would_fail(monkeypatch, arrays, why):
-    onednn._carried.cache_clear()
-    if why == "another jaxlib":
-        monkeypatch.setattr(onednn, "JAXLIB", ())
-    elif why == "another system":
-        monkeypatch.setattr(onednn.platform, "machine", lambda: "aarch64")
-    elif why == "two devices":
-        monkeypatch.setattr(jax, "device_count", lambda: 2)
-    before = jax.config.values["jax_compilation_cache_dir"]
-    if why == "a compilation cache on disk":
-        jax.config.update("jax_compilation_cache_dir", "/nowhere")
-    try:
-        assert not onednn.takes(*arrays)
-        lowered = jax.jit(lambda x, weight: convolve(x, weight)).lower(*arrays)  # anew: JAX keeps what it lowered
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
-        onednn._carried.cache_clear()
-    assert "__onednn" not in lowered.as_text()
+    ("shapes", "facts", "sentence"),
+    [
+        (((2, 5, 5, 3), (3, 3, 4, 6), (2, 3, 3, 6)), (1, 1, 0, 0, 0, 0, 1, 1, 1), "do not fit together"),
+        (((2, 5, 5, 3), (3, 3, 3, 6), (2, 5, 3, 6)), (1, 1, 0, 0, 0, 0, 1, 1, 1), "do not fit together"),
+        (((2, 5, 5, 3), (3, 3, 3, 6), (2, 3, 3, 6)), (1, 1, 0, 0, 0, 0, 1, 1, 2), "do not fit together"),
+        (((2, 5, 5, 3), (3, 3, 3, 6), (2, 3, 3, 6)), (0, 1, 0, 0, 0, 0, 1, 1, 1), "do not fit together"),
+        (((2, 5, 5, 3), (3, 3, 3, 6), (2, 3, 3, 6)), (1, 1, 0, 0, 0, 0, 1, 1), "must have 9 entries"),
+        (((2, 5, 5, 3), (3, 3, 3, 6), (2, 3, 3, 6)), (1, 1, -1, 0, 0, 0, 1, 1, 1), "must not be negative"),
+        (((5, 5, 3), (3, 3, 3, 6), (2, 3, 3, 6)), (1, 1, 0, 0, 0, 0, 1, 1, 1), "must have 4 dimensions, or 5 each"),
+        (((2, 5, 5, 3), (3, 3, 3, 6), (2, 3, 3, 6), (5,)), (1, 1, 0, 0, 0, 0, 1, 1, 1), "bias must have an entry"),
+    ],
+)  # fmt: skip
+def test_a_wrong_call_is_an_error_with_a_sentence(shapes, facts, sentence):
+    x, weight, y, *bias = shapes
+    arrays = [jnp.zeros(shape, jnp.float32) for shape in (x, weight, *bias)]
+    call = jax.ffi.ffi_call(CALL, jax.ShapeDtypeStruct(y, jnp.float32))
+    with pytest.raises(jax.errors.JaxRuntimeError, match=sentence):
+        jax.block_until_ready(jax.jit(lambda *arrays: call(*arrays, window=np.array(facts, np.int64)))(*arrays))
 
 
-def test_what_it_does_not_take(arrays):
-    x, _ = arrays
-    assert not onednn.takes(x.astype(jnp.bfloat16))
-    assert not onednn.takes(x[:0])
-    assert not onednn.takes(x, padding=((0, 0), (0, -1)))
-    assert onednn.takes(x, padding=((0, 0), (0, 1))) == CARRIED
-    with pytest.raises(ValueError, match="onednn: matmul of"):
-        onednn.product_of_transposed(x[:0, 0, 0], x[:0, 0, 0])
+@pytest.fixture
+def anew():
+    """What is found out about the library is found out again, before and after."""
+    onednn._native.cache_clear()
+    yield
+    onednn._native.cache_clear()
 
 
-def test_images_have_their_channels_last_in_each_call(rng):
-    """Else oneDNN computes with its reference loops, a thousand times as long."""
-    x, weight, dy = whole(rng, 4, 8, 7, 6), whole(rng, 3, 3, 6, 5), whole(rng, 4, 8, 7, 5)
-    window = resolve("conv2d", (8, 7), (3, 3), padding=1)
+@pytest.mark.usefixtures("anew")
+@pytest.mark.parametrize("handlers", [None, {"jaxcnn_correlate": "no handler"}])
+def test_a_library_that_cannot_run_is_warned_of_once_and_not_called(monkeypatch, handlers):
+    """As where libgomp is missing, or where it was built for another XLA."""
+    broken = types.ModuleType("jaxcnn_onednn")
+    if handlers is not None:
+        broken.handlers = lambda: handlers
+    monkeypatch.setitem(sys.modules, "jaxcnn_onednn", broken)
+    with pytest.warns(RuntimeWarning, match=r"^jaxcnn-onednn is installed but cannot run: .*; convolutions are XLA's$"):
+        assert onednn.why_not().startswith("jaxcnn-onednn is installed but cannot run: ")
+    assert onednn.why_not() is not None  # a second warning would be an error here
+    assert onednn.version() is None
+    x = jnp.ones((1, 4, 4, 2))
+    assert not is_called(lambda x: conv2d(x, jnp.ones((3, 3, 2, 2))), x)
 
-    def both(x, weight, dy):
-        return kernels.correlate(x, weight, window, 1), kernels.kernel_gradient(x, dy, window, 1)
 
-    text = jax.jit(both).lower(x, weight, dy).as_text().replace("\\22", '"')
-    calls = [line for line in text.splitlines() if "@__onednn$convolution" in line]
-    assert len(calls) == 2 * CARRIED
-    for call, dims in zip(calls, (4, 5), strict=False):
-        last = f'{{"batch_dim": 0, "feature_dim": {dims - 1}, "spatial_dims": {list(range(1, dims - 1))}}}'
-        assert call.count(last) == 2
+@pytest.mark.usefixtures("anew")
+def test_without_the_library_nothing_is_warned_of(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jaxcnn_onednn", None)
+    assert onednn.why_not() is not None
+
+
+@built
+def test_the_callers_own_threads_are_left_as_they_were(rng):
+    """OpenMP's number of threads belongs to the user's thread, too, in which XLA runs small programs."""
+    openmp = ctypes.CDLL("libgomp.so.1")
+    before = openmp.omp_get_max_threads()
+    window, (x, weight, _, _) = drawn(rng, (4, 9, 9), (3, 3), 8, 8, 1, {})
+    jax.block_until_ready(jax.jit(lambda x, weight: kernels.correlate(x, weight, None, window, 1))(x, weight))
+    assert openmp.omp_get_max_threads() == before
+
+
+@built
+def test_many_threads_at_once_come_to_an_end_and_are_right(rng):
+    window, args = drawn(rng, (16, 12, 12), (3, 3), 16, 16, 1, {"padding": 1})
+    found, expected = correlations(window, 1)
+    truth, wrong = expected(*args), []
+
+    def work():
+        for _ in range(10):
+            if not all(jax.tree.leaves(jax.tree.map(np.array_equal, found(*args), truth))):
+                wrong.append(threading.current_thread())
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert not wrong

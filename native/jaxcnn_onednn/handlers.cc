@@ -1,0 +1,281 @@
+// Forward, dx and dweight of a convolution as calls that XLA makes; the shapes are checked once more, here.
+//
+// Every array may have a dimension more in front: B convolutions of the same shape, as jax.vmap makes them.
+
+#include <algorithm>
+#include <cstring>
+#include <sstream>
+
+#include "parallel.h"
+#include "plan.h"
+
+namespace ffi = xla::ffi;
+
+namespace jaxcnn {
+namespace {
+
+using Array = ffi::AnyBuffer;
+using Result = ffi::Result<ffi::AnyBuffer>;
+using Window = ffi::Span<const int64_t>;  // stride, padding (top, bottom, left, right), dilation, groups
+using Dims = ffi::Span<const int64_t>;
+
+constexpr double kLeast = 1e6;  // multiply-adds that are worth a second thread
+constexpr int64_t kPiecesPerThread = 1;
+
+struct Problem {
+  Geometry geometry;
+  int64_t batches;  // B
+  dnnl::memory::data_type type;
+  size_t bytes;  // of an entry
+};
+
+ffi::Error Invalid(const std::string& sentence) {
+  return ffi::Error(ffi::ErrorCode::kInvalidArgument, "jaxcnn_onednn: " + sentence);
+}
+
+std::string Text(Dims dims) {
+  std::ostringstream text;
+  for (size_t i = 0; i < dims.size(); i++) text << (i ? ", " : "(") << dims[i];
+  return text.str() + ")";
+}
+
+// The problem that x, weight and y are, or the sentence that says why they are none.
+ffi::ErrorOr<Problem> Understand(Array x, Array weight, Array y, Window window) {
+  const Dims xs = x.dimensions(), ws = weight.dimensions(), ys = y.dimensions();
+  const std::string shapes = "x " + Text(xs) + ", weight " + Text(ws) + " and y " + Text(ys);
+  const size_t front = xs.size() - 4;
+  if ((xs.size() != 4 && xs.size() != 5) || ws.size() != xs.size() || ys.size() != xs.size())
+    return ffi::Unexpected(Invalid(shapes + " must have 4 dimensions, or 5 each"));
+  if (window.size() != 9)
+    return ffi::Unexpected(Invalid("window is " + Text(window) + " but must have 9 entries"));
+  for (const int64_t entry : window)
+    if (entry < 0) return ffi::Unexpected(Invalid("window is " + Text(window) + " but must not be negative"));
+
+  Problem problem{};
+  if (x.element_type() == ffi::F32) {
+    problem.type = dnnl::memory::data_type::f32, problem.bytes = 4;
+  } else if (x.element_type() == ffi::BF16) {
+    problem.type = dnnl::memory::data_type::bf16, problem.bytes = 2;
+  } else {
+    return ffi::Unexpected(Invalid("x must be of float32 or bfloat16"));
+  }
+  problem.batches = front ? xs[0] : 1;
+  const int64_t* a = xs.begin() + front;
+  const int64_t* b = ws.begin() + front;
+  const int64_t* c = ys.begin() + front;
+  Geometry& g = problem.geometry;
+  g = {a[0], a[1], a[2], a[3], c[1], c[2], c[3], b[0], b[1], window[8], {}, {}, {}};
+  std::copy_n(window.begin(), 2, g.stride);
+  std::copy_n(window.begin() + 2, 4, g.padding);
+  std::copy_n(window.begin() + 6, 2, g.dilation);
+  const auto entries = [&](int axis, int64_t n, int64_t k) {
+    const int64_t room = n + g.padding[2 * axis] + g.padding[2 * axis + 1] - g.dilation[axis] * (k - 1) - 1;
+    return room < 0 ? 0 : room / g.stride[axis] + 1;
+  };
+  const bool positive = std::min({g.stride[0], g.stride[1], g.dilation[0], g.dilation[1], g.groups, problem.batches,
+                                  g.N, g.H, g.W, g.I, g.P, g.Q, g.O, g.U, g.V}) > 0;
+  if (!positive || (front && (ws[0] != xs[0] || ys[0] != xs[0])) || c[0] != g.N || g.I % g.groups ||
+      g.O % g.groups || b[2] != g.I / g.groups || b[3] != g.O || entries(0, g.H, g.U) != g.P ||
+      entries(1, g.W, g.V) != g.Q)
+    return ffi::Unexpected(Invalid(shapes + " do not fit together under the window " + Text(window)));
+  if (weight.element_type() != x.element_type() || y.element_type() != x.element_type())
+    return ffi::Unexpected(Invalid("x, weight and y must be of one type"));
+  return problem;
+}
+
+bool Has(Array bias, const Problem& problem) {
+  return bias.element_count() == size_t(problem.batches * problem.geometry.O);
+}
+
+// How many pieces the N samples of one convolution are cut into.
+int64_t Pieces(ffi::ThreadPool& pool, const Geometry& g) {
+  const int64_t most = std::min(g.N, kPiecesPerThread * std::max<int64_t>(pool.num_threads(), 1));
+  return std::clamp<int64_t>(int64_t(g.multiply_adds() / kLeast), 1, std::max<int64_t>(most, 1));
+}
+
+char* At(void* data, int64_t entries, size_t bytes) { return static_cast<char*>(data) + entries * int64_t(bytes); }
+
+dnnl::memory Memory(const dnnl::memory::desc& description, void* data) {
+  return dnnl::memory(description, Engine(), data);
+}
+
+dnnl::memory Scratch(const Plan& plan) {
+  thread_local Workspace workspace;
+  return Memory(plan.scratch, workspace.Bytes(plan.scratch.get_size()));
+}
+
+// The kernel as the plan wants it, in memory of `workspace` unless that is as it lies.
+void* Ordered(const Plan& plan, void* kernel, Workspace& workspace) {
+  if (!plan.reorders()) return kernel;
+  void* ordered = workspace.Bytes(plan.wanted.get_size());
+  plan.reorder.execute(Stream(), {{DNNL_ARG_FROM, Memory(plan.given, kernel)},
+                                  {DNNL_ARG_TO, Memory(plan.wanted, ordered)}});
+  Stream().wait();
+  return ordered;
+}
+
+// Forward and dx: pieces of the batch, each written to its own place. `input` is x or dy, `output` y or dx.
+std::string Correlate(ffi::ThreadPool& pool, Kind kind, const Problem& problem, void* input, void* kernel, void* bias,
+                      void* output) {
+  const Geometry& whole = problem.geometry;
+  const bool forward = kind == Kind::kForward;
+  const int64_t in_size = forward ? whole.x_size() : whole.y_size(), out_size = forward ? whole.y_size() : whole.x_size();
+  const int64_t pieces = problem.batches == 1 ? Pieces(pool, whole) : 1;
+  Geometry piece = whole;
+  piece.N = (whole.N + pieces - 1) / pieces;
+  const auto first = FindPlan(kind, problem.type, piece, bias != nullptr);
+  thread_local Workspace kernels;  // of the caller, for all pieces
+  void* shared = kernel;
+  if (problem.batches == 1) {
+    OneThread one;
+    shared = Ordered(*first, kernel, kernels);
+  }
+  return Parallel(pool, problem.batches * pieces, [&](int64_t i) {
+    const int64_t batch = i / pieces, from = whole.N * (i % pieces) / pieces, to = whole.N * (i % pieces + 1) / pieces;
+    Geometry mine = whole;
+    mine.N = to - from;
+    const auto plan = mine.N == piece.N ? first : FindPlan(kind, problem.type, mine, bias != nullptr);
+    thread_local Workspace own;
+    void* ordered = problem.batches == 1 && plan->wanted == first->wanted
+                        ? shared
+                        : Ordered(*plan, At(kernel, batch * whole.weight_size(), problem.bytes), own);
+    const int64_t sample = batch * whole.N + from;
+    std::unordered_map<int, dnnl::memory> arguments = {
+        {forward ? DNNL_ARG_SRC : DNNL_ARG_DIFF_DST, Memory(forward ? plan->x : plan->y, At(input, sample * in_size, problem.bytes))},
+        {DNNL_ARG_WEIGHTS, Memory(plan->wanted, ordered)},
+        {forward ? DNNL_ARG_DST : DNNL_ARG_DIFF_SRC, Memory(forward ? plan->y : plan->x, At(output, sample * out_size, problem.bytes))},
+        {DNNL_ARG_SCRATCHPAD, Scratch(*plan)}};
+    if (bias != nullptr) arguments.emplace(DNNL_ARG_BIAS, Memory(plan->bias, At(bias, batch * whole.O, problem.bytes)));
+    plan->convolution.execute(Stream(), arguments);
+    Stream().wait();
+  });
+}
+
+// dweight and dbias of the samples of one piece, in float32.
+void GradientOf(const Problem& problem, int64_t first, int64_t samples, void* x, void* dy, float* dweight, float* dbias) {
+  const Geometry& whole = problem.geometry;
+  Geometry mine = whole;
+  mine.N = samples;
+  const auto plan = FindPlan(Kind::kKernelGradient, problem.type, mine, true);
+  thread_local Workspace own;
+  void* ordered = plan->reorders() ? own.Bytes(plan->wanted.get_size()) : dweight;
+  const dnnl::memory found = Memory(plan->wanted, ordered);
+  plan->convolution.execute(Stream(), {{DNNL_ARG_SRC, Memory(plan->x, At(x, first * whole.x_size(), problem.bytes))},
+                                       {DNNL_ARG_DIFF_DST, Memory(plan->y, At(dy, first * whole.y_size(), problem.bytes))},
+                                       {DNNL_ARG_DIFF_WEIGHTS, found},
+                                       {DNNL_ARG_DIFF_BIAS, Memory(plan->bias, dbias)},
+                                       {DNNL_ARG_SCRATCHPAD, Scratch(*plan)}});
+  if (plan->reorders())
+    plan->reorder.execute(Stream(), {{DNNL_ARG_FROM, found}, {DNNL_ARG_TO, Memory(plan->given, dweight)}});
+  Stream().wait();
+}
+
+void Write(const float* from, int64_t size, dnnl::memory::data_type type, void* to) {
+  if (type == dnnl::memory::data_type::f32) {
+    std::memcpy(to, from, size * sizeof(float));
+    return;
+  }
+  for (int64_t i = 0; i < size; i++) {  // bfloat16, rounded to even
+    uint32_t bits;
+    std::memcpy(&bits, from + i, 4);
+    const bool nan = (bits & 0x7fffffff) > 0x7f800000;
+    static_cast<uint16_t*>(to)[i] = nan ? 0x7fc0 : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+  }
+}
+
+std::string Gradient(ffi::ThreadPool& pool, const Problem& problem, void* x, void* dy, void* dweight, void* dbias) {
+  const Geometry& whole = problem.geometry;
+  const int64_t size = whole.weight_size(), both = size + whole.O;
+  if (problem.batches > 1)  // each batch is a piece, with a gradient of its own
+    return Parallel(pool, problem.batches, [&](int64_t batch) {
+      thread_local Workspace workspace;
+      float* found = static_cast<float*>(workspace.Bytes(both * sizeof(float)));
+      GradientOf(problem, batch * whole.N, whole.N, x, dy, found, found + size);
+      Write(found, size, problem.type, At(dweight, batch * size, problem.bytes));
+      Write(found + size, whole.O, problem.type, At(dbias, batch * whole.O, problem.bytes));
+    });
+  const int64_t pieces = Pieces(pool, whole);
+  thread_local Workspace workspace;  // of the caller, for all pieces
+  float* parts = static_cast<float*>(workspace.Bytes(pieces * both * sizeof(float)));
+  const std::string error = Parallel(pool, pieces, [&](int64_t i) {
+    const int64_t from = whole.N * i / pieces, to = whole.N * (i + 1) / pieces;
+    float* found = parts + i * both;
+    GradientOf(problem, from, to - from, x, dy, found, found + size);
+  });
+  for (int64_t i = 1; i < pieces; i++)  // always in this order, so that a second run gives the same bits
+    for (int64_t k = 0; k < both; k++) parts[k] += parts[i * both + k];
+  Write(parts, size, problem.type, dweight);
+  Write(parts + size, whole.O, problem.type, dbias);
+  return error;
+}
+
+template <typename Work>
+ffi::Error Answer(const ffi::ErrorOr<Problem>& problem, const Work& work) {
+  if (problem.has_error()) return problem.error();
+  std::string error;
+  try {
+    error = work();
+  } catch (const std::exception& found) {
+    error = found.what();
+  }
+  return error.empty() ? ffi::Error::Success() : ffi::Error(ffi::ErrorCode::kInternal, "jaxcnn_onednn: " + error);
+}
+
+ffi::Error Forward(ffi::ThreadPool pool, Array x, Array weight, ffi::RemainingArgs rest, Result y, Window window) {
+  const auto problem = Understand(x, weight, *y, window);
+  void* bias = nullptr;
+  if (problem.has_value() && rest.size() > 0) {
+    const auto given = rest.get<Array>(0);
+    if (!given || !Has(*given, *problem) || given->element_type() != x.element_type())
+      return Invalid("bias must have an entry for each output map, of the type of x");
+    bias = given->untyped_data();
+  }
+  return Answer(problem, [&] {
+    return Correlate(pool, Kind::kForward, *problem, x.untyped_data(), weight.untyped_data(), bias, y->untyped_data());
+  });
+}
+
+ffi::Error InputGradient(ffi::ThreadPool pool, Array dy, Array weight, Result dx, Window window) {
+  const auto problem = Understand(*dx, weight, dy, window);
+  return Answer(problem, [&] {
+    return Correlate(pool, Kind::kInputGradient, *problem, dy.untyped_data(), weight.untyped_data(), nullptr,
+                     dx->untyped_data());
+  });
+}
+
+ffi::Error KernelGradient(ffi::ThreadPool pool, Array x, Array dy, Result dweight, Result dbias, Window window) {
+  const auto problem = Understand(x, *dweight, dy, window);
+  if (problem.has_value() && (!Has(*dbias, *problem) || dbias->element_type() != x.element_type()))
+    return Invalid("dbias must have an entry for each output map, of the type of x");
+  return Answer(problem, [&] {
+    return Gradient(pool, *problem, x.untyped_data(), dy.untyped_data(), dweight->untyped_data(), dbias->untyped_data());
+  });
+}
+
+}  // namespace
+}  // namespace jaxcnn
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    jaxcnn_correlate, jaxcnn::Forward,
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>().RemainingArgs().Ret<ffi::AnyBuffer>().Attr<ffi::Span<const int64_t>>("window"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    jaxcnn_input_gradient, jaxcnn::InputGradient,
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>().Attr<ffi::Span<const int64_t>>("window"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    jaxcnn_kernel_gradient, jaxcnn::KernelGradient,
+    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>().Attr<ffi::Span<const int64_t>>("window"));
+
+static bool Has(dnnl::cpu_isa wanted) {  // each set of instructions has the bits of those that it includes
+  return (int(dnnl::get_effective_cpu_isa()) & int(wanted)) == int(wanted);
+}
+
+extern "C" int jaxcnn_avx2() { return Has(dnnl::cpu_isa::avx2); }
+extern "C" int jaxcnn_bfloat16() { return Has(dnnl::cpu_isa::avx512_core_bf16); }
+
+extern "C" const char* jaxcnn_onednn_version() {
+  static const std::string text = [] {
+    const auto* version = dnnl_version();
+    return std::to_string(version->major) + "." + std::to_string(version->minor) + "." + std::to_string(version->patch);
+  }();
+  return text.c_str();
+}
