@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstring>
 #include <sstream>
+#include <string>
+#include <unordered_map>
 
 #include "parallel.h"
 #include "plan.h"
@@ -20,7 +22,7 @@ using Window = ffi::Span<const int64_t>;  // stride, padding (top, bottom, left,
 using Dims = ffi::Span<const int64_t>;
 
 constexpr double kLeast = 1e6;  // multiply-adds that are worth a second thread
-constexpr int64_t kPiecesPerThread = 1;
+constexpr int64_t kParts = 1 << 28;  // bytes of all parts of one gradient of a kernel
 
 struct Problem {
   Geometry geometry;
@@ -42,14 +44,14 @@ std::string Text(Dims dims) {
 // The problem that x, weight and y are, or the sentence that says why they are none.
 ffi::ErrorOr<Problem> Understand(Array x, Array weight, Array y, Window window) {
   const Dims xs = x.dimensions(), ws = weight.dimensions(), ys = y.dimensions();
-  const std::string shapes = "x " + Text(xs) + ", weight " + Text(ws) + " and y " + Text(ys);
+  const auto shapes = [&] { return "x " + Text(xs) + ", weight " + Text(ws) + " and y " + Text(ys); };
   const size_t front = xs.size() - 4;
   if ((xs.size() != 4 && xs.size() != 5) || ws.size() != xs.size() || ys.size() != xs.size())
-    return ffi::Unexpected(Invalid(shapes + " must have 4 dimensions, or 5 each"));
-  if (window.size() != 9)
-    return ffi::Unexpected(Invalid("window is " + Text(window) + " but must have 9 entries"));
+    return ffi::Unexpected(Invalid(shapes() + " must have 4 dimensions, or 5 each"));
+  if (window.size() != 9) return ffi::Unexpected(Invalid("window is " + Text(window) + " but must have 9 entries"));
   for (const int64_t entry : window)
-    if (entry < 0) return ffi::Unexpected(Invalid("window is " + Text(window) + " but must not be negative"));
+    if (entry < 0 || entry > INT32_MAX)
+      return ffi::Unexpected(Invalid("window is " + Text(window) + " but must be from 0 to 2^31 - 1"));
 
   Problem problem{};
   if (x.element_type() == ffi::F32) {
@@ -77,7 +79,7 @@ ffi::ErrorOr<Problem> Understand(Array x, Array weight, Array y, Window window) 
   if (!positive || (front && (ws[0] != xs[0] || ys[0] != xs[0])) || c[0] != g.N || g.I % g.groups ||
       g.O % g.groups || b[2] != g.I / g.groups || b[3] != g.O || entries(0, g.H, g.U) != g.P ||
       entries(1, g.W, g.V) != g.Q)
-    return ffi::Unexpected(Invalid(shapes + " do not fit together under the window " + Text(window)));
+    return ffi::Unexpected(Invalid(shapes() + " do not fit together under the window " + Text(window)));
   if (weight.element_type() != x.element_type() || y.element_type() != x.element_type())
     return ffi::Unexpected(Invalid("x, weight and y must be of one type"));
   return problem;
@@ -89,8 +91,8 @@ bool Has(Array bias, const Problem& problem) {
 
 // How many pieces the N samples of one convolution are cut into.
 int64_t Pieces(ffi::ThreadPool& pool, const Geometry& g) {
-  const int64_t most = std::min(g.N, kPiecesPerThread * std::max<int64_t>(pool.num_threads(), 1));
-  return std::clamp<int64_t>(int64_t(g.multiply_adds() / kLeast), 1, std::max<int64_t>(most, 1));
+  const int64_t most = std::min(g.N, std::max<int64_t>(pool.num_threads(), 1));
+  return int64_t(std::clamp(g.multiply_adds() / kLeast, 1.0, double(most)));
 }
 
 char* At(void* data, int64_t entries, size_t bytes) { return static_cast<char*>(data) + entries * int64_t(bytes); }
@@ -99,17 +101,18 @@ dnnl::memory Memory(const dnnl::memory::desc& description, void* data) {
   return dnnl::memory(description, Engine(), data);
 }
 
-dnnl::memory Scratch(const Plan& plan) {
-  thread_local Workspace workspace;
+dnnl::memory Scratch(const Plan& plan, Workspace& workspace) {
   return Memory(plan.scratch, workspace.Bytes(plan.scratch.get_size()));
 }
 
 // The kernel as the plan wants it, in memory of `workspace` unless that is as it lies.
 void* Ordered(const Plan& plan, void* kernel, Workspace& workspace) {
   if (!plan.reorders()) return kernel;
+  Workspace scratch;
   void* ordered = workspace.Bytes(plan.wanted.get_size());
   plan.reorder.execute(Stream(), {{DNNL_ARG_FROM, Memory(plan.given, kernel)},
-                                  {DNNL_ARG_TO, Memory(plan.wanted, ordered)}});
+                                  {DNNL_ARG_TO, Memory(plan.wanted, ordered)},
+                                  {DNNL_ARG_SCRATCHPAD, Scratch(plan, scratch)}});
   Stream().wait();
   return ordered;
 }
@@ -119,12 +122,13 @@ std::string Correlate(ffi::ThreadPool& pool, Kind kind, const Problem& problem, 
                       void* output) {
   const Geometry& whole = problem.geometry;
   const bool forward = kind == Kind::kForward;
-  const int64_t in_size = forward ? whole.x_size() : whole.y_size(), out_size = forward ? whole.y_size() : whole.x_size();
+  const int64_t in_size = forward ? whole.x_size() : whole.y_size();
+  const int64_t out_size = forward ? whole.y_size() : whole.x_size();
   const int64_t pieces = problem.batches == 1 ? Pieces(pool, whole) : 1;
   Geometry piece = whole;
   piece.N = (whole.N + pieces - 1) / pieces;
   const auto first = FindPlan(kind, problem.type, piece, bias != nullptr);
-  thread_local Workspace kernels;  // of the caller, for all pieces
+  Workspace kernels;  // for all pieces
   void* shared = kernel;
   if (problem.batches == 1) {
     OneThread one;
@@ -135,16 +139,18 @@ std::string Correlate(ffi::ThreadPool& pool, Kind kind, const Problem& problem, 
     Geometry mine = whole;
     mine.N = to - from;
     const auto plan = mine.N == piece.N ? first : FindPlan(kind, problem.type, mine, bias != nullptr);
-    thread_local Workspace own;
+    Workspace own, scratch;
     void* ordered = problem.batches == 1 && plan->wanted == first->wanted
                         ? shared
                         : Ordered(*plan, At(kernel, batch * whole.weight_size(), problem.bytes), own);
     const int64_t sample = batch * whole.N + from;
     std::unordered_map<int, dnnl::memory> arguments = {
-        {forward ? DNNL_ARG_SRC : DNNL_ARG_DIFF_DST, Memory(forward ? plan->x : plan->y, At(input, sample * in_size, problem.bytes))},
+        {forward ? DNNL_ARG_SRC : DNNL_ARG_DIFF_DST,
+         Memory(forward ? plan->x : plan->y, At(input, sample * in_size, problem.bytes))},
         {DNNL_ARG_WEIGHTS, Memory(plan->wanted, ordered)},
-        {forward ? DNNL_ARG_DST : DNNL_ARG_DIFF_SRC, Memory(forward ? plan->y : plan->x, At(output, sample * out_size, problem.bytes))},
-        {DNNL_ARG_SCRATCHPAD, Scratch(*plan)}};
+        {forward ? DNNL_ARG_DST : DNNL_ARG_DIFF_SRC,
+         Memory(forward ? plan->y : plan->x, At(output, sample * out_size, problem.bytes))},
+        {DNNL_ARG_SCRATCHPAD, Scratch(*plan, scratch)}};
     if (bias != nullptr) arguments.emplace(DNNL_ARG_BIAS, Memory(plan->bias, At(bias, batch * whole.O, problem.bytes)));
     plan->convolution.execute(Stream(), arguments);
     Stream().wait();
@@ -152,21 +158,24 @@ std::string Correlate(ffi::ThreadPool& pool, Kind kind, const Problem& problem, 
 }
 
 // dweight and dbias of the samples of one piece, in float32.
-void GradientOf(const Problem& problem, int64_t first, int64_t samples, void* x, void* dy, float* dweight, float* dbias) {
+void GradientOf(const Problem& problem, int64_t first, int64_t samples, void* x, void* dy, float* dweight,
+                float* dbias) {
   const Geometry& whole = problem.geometry;
   Geometry mine = whole;
   mine.N = samples;
   const auto plan = FindPlan(Kind::kKernelGradient, problem.type, mine, true);
-  thread_local Workspace own;
+  Workspace own, scratch;
   void* ordered = plan->reorders() ? own.Bytes(plan->wanted.get_size()) : dweight;
-  const dnnl::memory found = Memory(plan->wanted, ordered);
-  plan->convolution.execute(Stream(), {{DNNL_ARG_SRC, Memory(plan->x, At(x, first * whole.x_size(), problem.bytes))},
-                                       {DNNL_ARG_DIFF_DST, Memory(plan->y, At(dy, first * whole.y_size(), problem.bytes))},
-                                       {DNNL_ARG_DIFF_WEIGHTS, found},
-                                       {DNNL_ARG_DIFF_BIAS, Memory(plan->bias, dbias)},
-                                       {DNNL_ARG_SCRATCHPAD, Scratch(*plan)}});
+  const dnnl::memory found = Memory(plan->wanted, ordered), result = Memory(plan->given, dweight);
+  const dnnl::memory room = Scratch(*plan, scratch);
+  plan->convolution.execute(
+      Stream(), {{DNNL_ARG_SRC, Memory(plan->x, At(x, first * whole.x_size(), problem.bytes))},
+                 {DNNL_ARG_DIFF_DST, Memory(plan->y, At(dy, first * whole.y_size(), problem.bytes))},
+                 {DNNL_ARG_DIFF_WEIGHTS, found},
+                 {DNNL_ARG_DIFF_BIAS, Memory(plan->bias, dbias)},
+                 {DNNL_ARG_SCRATCHPAD, room}});
   if (plan->reorders())
-    plan->reorder.execute(Stream(), {{DNNL_ARG_FROM, found}, {DNNL_ARG_TO, Memory(plan->given, dweight)}});
+    plan->reorder.execute(Stream(), {{DNNL_ARG_FROM, found}, {DNNL_ARG_TO, result}, {DNNL_ARG_SCRATCHPAD, room}});
   Stream().wait();
 }
 
@@ -188,25 +197,26 @@ std::string Gradient(ffi::ThreadPool& pool, const Problem& problem, void* x, voi
   const int64_t size = whole.weight_size(), both = size + whole.O;
   if (problem.batches > 1)  // each batch is a piece, with a gradient of its own
     return Parallel(pool, problem.batches, [&](int64_t batch) {
-      thread_local Workspace workspace;
+      Workspace workspace;
       float* found = static_cast<float*>(workspace.Bytes(both * sizeof(float)));
       GradientOf(problem, batch * whole.N, whole.N, x, dy, found, found + size);
       Write(found, size, problem.type, At(dweight, batch * size, problem.bytes));
       Write(found + size, whole.O, problem.type, At(dbias, batch * whole.O, problem.bytes));
     });
-  const int64_t pieces = Pieces(pool, whole);
-  thread_local Workspace workspace;  // of the caller, for all pieces
+  const int64_t pieces = std::clamp<int64_t>(kParts / (both * int64_t(sizeof(float))), 1, Pieces(pool, whole));
+  Workspace workspace;  // for all pieces
   float* parts = static_cast<float*>(workspace.Bytes(pieces * both * sizeof(float)));
   const std::string error = Parallel(pool, pieces, [&](int64_t i) {
     const int64_t from = whole.N * i / pieces, to = whole.N * (i + 1) / pieces;
     float* found = parts + i * both;
     GradientOf(problem, from, to - from, x, dy, found, found + size);
   });
+  if (!error.empty()) return error;
   for (int64_t i = 1; i < pieces; i++)  // always in this order, so that a second run gives the same bits
     for (int64_t k = 0; k < both; k++) parts[k] += parts[i * both + k];
   Write(parts, size, problem.type, dweight);
   Write(parts + size, whole.O, problem.type, dbias);
-  return error;
+  return "";
 }
 
 template <typename Work>
@@ -248,22 +258,22 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, Array x, Array dy, Result dweigh
   if (problem.has_value() && (!Has(*dbias, *problem) || dbias->element_type() != x.element_type()))
     return Invalid("dbias must have an entry for each output map, of the type of x");
   return Answer(problem, [&] {
-    return Gradient(pool, *problem, x.untyped_data(), dy.untyped_data(), dweight->untyped_data(), dbias->untyped_data());
+    return Gradient(pool, *problem, x.untyped_data(), dy.untyped_data(), dweight->untyped_data(),
+                    dbias->untyped_data());
   });
 }
 
-}  // namespace
-}  // namespace jaxcnn
+auto Bound() { return ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Array>().Arg<Array>(); }
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    jaxcnn_correlate, jaxcnn::Forward,
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>().RemainingArgs().Ret<ffi::AnyBuffer>().Attr<ffi::Span<const int64_t>>("window"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    jaxcnn_input_gradient, jaxcnn::InputGradient,
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>().Attr<ffi::Span<const int64_t>>("window"));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    jaxcnn_kernel_gradient, jaxcnn::KernelGradient,
-    ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::AnyBuffer>().Arg<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>().Ret<ffi::AnyBuffer>().Attr<ffi::Span<const int64_t>>("window"));
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_correlate, Forward,
+                              Bound().RemainingArgs().Ret<Array>().Attr<Window>("window"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_input_gradient, InputGradient, Bound().Ret<Array>().Attr<Window>("window"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_kernel_gradient, KernelGradient,
+                              Bound().Ret<Array>().Ret<Array>().Attr<Window>("window"));
+
+}  // namespace jaxcnn
 
 static bool Has(dnnl::cpu_isa wanted) {  // each set of instructions has the bits of those that it includes
   return (int(dnnl::get_effective_cpu_isa()) & int(wanted)) == int(wanted);

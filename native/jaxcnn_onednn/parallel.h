@@ -1,13 +1,17 @@
 // Work cut into pieces that run on XLA's own threads; no thread is made, none spins.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <string>
+#include <vector>
 
 #include "plan.h"
 #include "xla/ffi/api/ffi.h"
@@ -43,29 +47,44 @@ inline std::string Parallel(xla::ffi::ThreadPool& pool, int64_t pieces, const st
     }
   };
   const int64_t helpers = std::min(pieces, pool.num_threads()) - 1;
-  for (int64_t i = 0; i < helpers; i++) pool.Schedule([work] { work(); });
+  try {
+    for (int64_t i = 0; i < helpers; i++) pool.Schedule([work] { work(); });
+  } catch (const std::bad_alloc&) {  // fewer help; to leave here would be to leave them with a piece that is gone
+  }
   work();
   std::unique_lock<std::mutex> lock(shared->mutex);
   shared->all_done.wait(lock, [&] { return shared->done == pieces; });
   return shared->error;
 }
 
-// Memory of a thread that its next call finds again; it grows to the largest that was needed.
+// Memory of one call or piece, lent by a stock that all threads share: of each power of two as many blocks as were ever
+// in use at once. A block for each thread would be held by all that ever made a call. Leaked, as the plans are.
 class Workspace {
  public:
-  ~Workspace() { std::free(data_); }
-  void* Bytes(size_t size) {
-    if (size > size_) {
-      std::free(data_);
-      size_ = 0;
-      data_ = std::aligned_alloc(64, (size + 63) / 64 * 64);
-      if (data_ == nullptr) throw std::bad_alloc();
-      size_ = size;
-    }
+  ~Workspace() {
+    std::lock_guard<std::mutex> lock(Shared().mutex);
+    if (data_ != nullptr) Shared().blocks[size_].push_back(data_);
+  }
+  void* Bytes(size_t size) {  // once
+    for (size_ = 64; size_ < size;) size_ *= 2;
+    std::lock_guard<std::mutex> lock(Shared().mutex);
+    std::vector<void*>& blocks = Shared().blocks[size_];
+    if (blocks.empty()) blocks.push_back(std::aligned_alloc(64, size_));
+    data_ = blocks.back();
+    blocks.pop_back();
+    if (data_ == nullptr) throw std::bad_alloc();
     return data_;
   }
 
  private:
+  struct Stock {
+    std::mutex mutex;
+    std::map<size_t, std::vector<void*>> blocks;
+  };
+  static Stock& Shared() {
+    static Stock* stock = new Stock;
+    return *stock;
+  }
   void* data_ = nullptr;
   size_t size_ = 0;
 };

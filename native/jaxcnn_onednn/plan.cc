@@ -3,6 +3,7 @@
 #include <list>
 #include <map>
 #include <mutex>
+#include <utility>
 
 #if DNNL_CPU_RUNTIME == DNNL_RUNTIME_OMP
 #include <omp.h>
@@ -68,8 +69,9 @@ PlanPointer MakePlan(Kind kind, memory::data_type type, const Geometry& g, bool 
   }
   if (plan->wanted != plan->given) {
     const auto &from = gradient ? plan->wanted : plan->given, &to = gradient ? plan->given : plan->wanted;
-    dnnl::primitive_attr user;
-    plan->reorder = dnnl::reorder(dnnl::reorder::primitive_desc(Engine(), from, Engine(), to, user));
+    const dnnl::reorder::primitive_desc made(Engine(), from, Engine(), to, attributes);
+    plan->reorder = dnnl::reorder(made);
+    if (made.scratchpad_desc().get_size() > plan->scratch.get_size()) plan->scratch = made.scratchpad_desc();
   }
   return plan;
 }
@@ -89,9 +91,10 @@ Kept& Plans() {
 }  // namespace
 
 PlanPointer FindPlan(Kind kind, memory::data_type type, const Geometry& g, bool bias) {
-  const Key key = {int64_t(kind), int64_t(type), bias,        g.N,          g.H,          g.W,          g.I,
-                   g.P,           g.Q,           g.O,         g.U,          g.V,          g.groups,     g.stride[0],
-                   g.stride[1],   g.padding[0],  g.padding[1], g.padding[2], g.padding[3], g.dilation[0], g.dilation[1]};
+  Key key = {int64_t(kind), int64_t(type), bias, g.N, g.H, g.W, g.I, g.P, g.Q, g.O, g.U, g.V, g.groups};
+  key.insert(key.end(), g.stride, g.stride + 2);
+  key.insert(key.end(), g.padding, g.padding + 4);
+  key.insert(key.end(), g.dilation, g.dilation + 2);
   Kept& plans = Plans();
   {
     std::lock_guard<std::mutex> lock(plans.mutex);
