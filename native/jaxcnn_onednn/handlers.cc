@@ -2,6 +2,8 @@
 //
 // Every array may have a dimension more in front: B convolutions of the same shape, as jax.vmap makes them.
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
 #include <sstream>
@@ -117,6 +119,15 @@ void* Ordered(const Plan& plan, void* kernel, Workspace& workspace) {
   return ordered;
 }
 
+// Pages of 2 MiB for what is about to be written, where the system has them: a step's arrays beyond 32 MiB are new to the
+// process in every step, and a quarter of a convolution's time went into its pages of 4 KiB.
+void InLargePages(void* data, size_t size) {
+  constexpr uintptr_t kPage = 2 << 20;
+  const uintptr_t from = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
+  const uintptr_t to = (reinterpret_cast<uintptr_t>(data) + size) / kPage * kPage;
+  if (to > from) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
+}
+
 // Forward and dx: pieces of the batch, each written to its own place. `input` is x or dy, `output` y or dx.
 std::string Correlate(ffi::ThreadPool& pool, Kind kind, const Problem& problem, void* input, void* kernel, void* bias,
                       void* output) {
@@ -125,6 +136,7 @@ std::string Correlate(ffi::ThreadPool& pool, Kind kind, const Problem& problem, 
   const int64_t in_size = forward ? whole.x_size() : whole.y_size();
   const int64_t out_size = forward ? whole.y_size() : whole.x_size();
   const int64_t pieces = problem.batches == 1 ? Pieces(pool, whole) : 1;
+  InLargePages(output, problem.batches * whole.N * out_size * problem.bytes);
   Geometry piece = whole;
   piece.N = (whole.N + pieces - 1) / pieces;
   const auto first = FindPlan(kind, problem.type, piece, bias != nullptr);
@@ -195,14 +207,21 @@ void Write(const float* from, int64_t size, dnnl::memory::data_type type, void* 
 std::string Gradient(ffi::ThreadPool& pool, const Problem& problem, void* x, void* dy, void* dweight, void* dbias) {
   const Geometry& whole = problem.geometry;
   const int64_t size = whole.weight_size(), both = size + whole.O;
-  if (problem.batches > 1)  // each batch is a piece, with a gradient of its own
+  if (problem.batches > 1) {  // each batch is a piece, with a gradient of its own
+    InLargePages(dweight, problem.batches * size * problem.bytes);
     return Parallel(pool, problem.batches, [&](int64_t batch) {
+      void* own_dweight = At(dweight, batch * size, problem.bytes);
+      void* own_dbias = At(dbias, batch * whole.O, problem.bytes);
       Workspace workspace;
-      float* found = static_cast<float*>(workspace.Bytes(both * sizeof(float)));
-      GradientOf(problem, batch * whole.N, whole.N, x, dy, found, found + size);
-      Write(found, size, problem.type, At(dweight, batch * size, problem.bytes));
-      Write(found + size, whole.O, problem.type, At(dbias, batch * whole.O, problem.bytes));
+      const bool as_it_is = problem.type == dnnl::memory::data_type::f32;
+      float* found = static_cast<float*>(as_it_is ? own_dweight : workspace.Bytes(both * sizeof(float)));
+      float* bias = as_it_is ? static_cast<float*>(own_dbias) : found + size;
+      GradientOf(problem, batch * whole.N, whole.N, x, dy, found, bias);
+      if (as_it_is) return;
+      Write(found, size, problem.type, own_dweight);
+      Write(bias, whole.O, problem.type, own_dbias);
     });
+  }
   const int64_t pieces = std::clamp<int64_t>(kParts / (both * int64_t(sizeof(float))), 1, Pieces(pool, whole));
   Workspace workspace;  // for all pieces
   float* parts = static_cast<float*>(workspace.Bytes(pieces * both * sizeof(float)));
