@@ -10,8 +10,7 @@ and `busy` are what is measured, `numerics` how exact it is, `gpu` all of it on 
 
 from collections.abc import Callable, Iterable, Sequence
 
-from . import nets, numerics, operations, peers
-from .busy import busy
+from . import busy, nets, numerics, operations, peers
 from .gpu import check_device, measure_gpu
 from .nets import NETS
 from .operations import OPERATION_NAMES
@@ -87,7 +86,7 @@ def measure_all(
             if exactness:
                 rows += numerics.numerics(name, report)
             if beside_others:
-                rows += busy(name, children, 5 * seconds, report)
+                rows += busy.busy(name, children, 5 * seconds, report)
         if cases:
             rows += operations.operations(cases, batches, children, seconds, report)
     return result

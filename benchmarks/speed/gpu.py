@@ -110,8 +110,8 @@ def measure_gpu(
     result, end = measurements(), time.monotonic() + limit
     groups = [  # share of the time, whom it needs, its parts
         (1, (), lambda _: iter([("determinism", determinism())])),
-        (9, peer_names, lambda peers: _steps(net_names, peers)),
-        (3, (), lambda _: ((f"verify {name}", verification(name)) for name in verified)),
+        (8, peer_names, lambda peers: _steps(net_names, peers)),
+        (5, (), lambda _: ((f"verify {name}", verification(name)) for name in verified)),
         (7, [name for name in peer_names if name == "torch"], lambda peers: _operations(cases, peers)),
     ]
     while groups:

@@ -149,7 +149,7 @@ def _alike(rows) -> list[list[Row]]:
 
 
 _OPERATION = ("op", "case", "batch", "direction", "precision")
-_TEXTS = (*_OPERATION, "net", "variant", "change", "options", "call", "outcome")
+_TEXTS = ("op", "case", "direction", "precision", "net", "variant", "change", "options", "call", "outcome")
 
 
 def _timings(rows):
