@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+import jax
+
 from jaxcnn import files
 from jaxcnn.errors import InputError
 
@@ -61,7 +63,7 @@ def _measure(given: argparse.Namespace) -> int:
         for name in ("batch", "growth", "numerics", "busy"):
             if getattr(given, name):
                 raise InputError(f"{name} is given with gpu; it must be left out")
-        check_device()
+        check_device(jax.default_backend())
     out = GPU_RESULT if given.gpu and given.out is None else given.out
     if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
         raise InputError(f"out is {str(out)!r}, which cannot be written: it must be a file, its folder must exist")

@@ -63,11 +63,16 @@ class Child:
     def variants(self, build: Callable[..., list[Variant]], *args) -> list[Variant]:
         """The variants of `build(*args)`, which live in the child, in place of those of the call before.
 
-        There they are computed once, so that nothing is left to compile.
+        There they are computed once, so that nothing is left to compile. The answer of one that raised is `Failed`;
+        where `build` did, that of one with the child's name.
         """
+        try:
+            found = self.call(_hold, build, *args)
+        except Failed as failed:
+            found = [(self.name, 1, None, str(failed))]
         return [
-            Variant(name, partial(self._turn, i), partial(_answer, name, answer, failure), steps)
-            for i, (name, steps, answer, failure) in enumerate(self.call(_hold, build, *args))
+            Variant(name, partial(self._turn, i), partial(_answer, answer, failure), steps)
+            for i, (name, steps, answer, failure) in enumerate(found)
         ]
 
     def _turn(self, i):
@@ -77,16 +82,17 @@ class Child:
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, error, *_):
         self._pipe.close()
-        self._process.join(PATIENCE)
+        if error is None:
+            self._process.join(PATIENCE)
         self._process.kill()
         self._process.join()
 
 
-def _answer(name, answer, failure):
+def _answer(answer, failure):
     if failure is not None:
-        raise Failed(f"{name} failed in its process: {failure}")
+        raise Failed(failure)
     return answer
 
 
@@ -105,13 +111,14 @@ def _serve(pipe):
 
 
 def _hold(build, *args):
-    """Name, steps, answer and failure of each variant."""
+    """In the child: name, steps, answer, and the sentence if it failed, of each variant."""
     _held[:] = []
     _held[:] = build(*args)
     found = []
     for variant in _held:
         answer, failure = _tried(_computed, variant)
-        found.append((variant.name, variant.steps, answer, failure))
+        sentence = None if failure is None else f"{variant.name} failed in its process: {failure}"
+        found.append((variant.name, variant.steps, answer, sentence))
     settle()
     return found
 

@@ -62,18 +62,18 @@ def alarm(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def check_device() -> None:
-    """Whether JAX computes on a GPU.
+def check_device(backend: str) -> None:
+    """Whether JAX's backend of this name is a GPU.
 
     Raises:
-        InputError: it does not.
+        InputError: it is not.
 
-    >>> check_device()
+    >>> check_device("cpu")
     Traceback (most recent call last):
     jaxcnn.errors.InputError: gpu is given but the device of JAX is a cpu; it must be a GPU
     """
-    if jax.default_backend() != "gpu":
-        raise InputError(f"gpu is given but the device of JAX is a {jax.default_backend()}; it must be a GPU")
+    if backend != "gpu":
+        raise InputError(f"gpu is given but the device of JAX is a {backend}; it must be a GPU")
 
 
 def measure_gpu(

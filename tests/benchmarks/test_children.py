@@ -39,6 +39,11 @@ def three(value):
     ]
 
 
+def lost():
+    """In the child."""
+    os._exit(3)
+
+
 def precision_of_products():
     """In the child."""
     return jax.config.jax_default_matmul_precision
@@ -83,6 +88,20 @@ def test_variants_are_computed_in_the_child_and_one_that_raises_fails_alone():
         assert rows[1] == {"variant": "broken", "error": None, "failed": sentence}
         right, *_ = child.variants(three, 8)  # in place of those
         assert right.answer()[0][0] == 8
+
+
+def test_variants_that_cannot_be_built_fail_and_so_do_those_of_a_child_that_is_gone():
+    with Child("theirs") as child:
+        for build, sentence in (
+            (three, "theirs failed in its process: TypeError: three() missing 1 required positional argument: 'value'"),
+            (lost, "theirs: its process ended with exit code 3"),
+            (three, "theirs: its process ended with exit code 3"),
+        ):
+            (variant,) = child.variants(build)
+            assert variant.name == "theirs"
+            with pytest.raises(Failed) as failed:
+                variant.answer()
+            assert str(failed.value) == sentence
 
 
 def test_the_precision_of_products_is_that_of_the_parent():

@@ -137,6 +137,15 @@ def test_what_is_unknown_is_refused_before_anything_is_measured(nets, op, peers,
         gpu.measure_gpu(nets, op, peer_names=peers)
 
 
+def test_without_a_gpu_there_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command.jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr(command, "measure_gpu", None)
+    out = tmp_path / "gpu.json"
+    assert command.main(["--gpu", "--out", str(out)]) == 2
+    assert capsys.readouterr() == ("", "speed: gpu is given but the device of JAX is a cpu; it must be a GPU\n")
+    assert not out.exists()
+
+
 def test_the_command_writes_after_every_part(tmp_path, monkeypatch, capsys):
     asked = {}
 
@@ -147,7 +156,7 @@ def test_the_command_writes_after_every_part(tmp_path, monkeypatch, capsys):
         assert json.loads(out.read_text()) == result
         return result | {"left_out": {"flax": "no time"}}
 
-    monkeypatch.setattr(command, "check_device", lambda: None)
+    monkeypatch.setattr(command.jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(command, "measure_gpu", measure_gpu)
     monkeypatch.setattr(command, "GPU_RESULT", out := tmp_path / "gpu.json")
     assert command.main(["--gpu"]) == 0
