@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.speed.timing import Variant, measure
+from benchmarks.speed.timing import Variant, in_turn, measure
 from jaxcnn import Conv2d, Dense, Flatten, MaxPool2d, ReLU, Sequential, SoftmaxCrossEntropy
 
 RESULT = Path(__file__).parent / "results" / "eager.json"
@@ -31,7 +31,7 @@ def main() -> None:
         return jax.block_until_ready(jax.grad(lambda p: loss.apply(network.apply(p, x), labels))(params))
 
     load = os.getloadavg()[0]
-    variants = [Variant(f.__name__, f, lambda f=f: jax.tree.leaves(f())) for f in (explicit, by_grad)]
+    variants = [Variant(f.__name__, in_turn(f), lambda f=f: jax.tree.leaves(f())) for f in (explicit, by_grad)]
     rows = measure(variants, [np.asarray(a) for a in jax.tree.leaves(by_grad())], 1e-6, seconds=10)
     device = {"device": jax.devices()[0].device_kind, "cores": len(os.sched_getaffinity(0)), "jax": jax.__version__}
     RESULT.write_text(json.dumps({"rows": rows, **device, "load": round(load, 2)}, indent=2) + "\n")

@@ -2,9 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
-from types import ModuleType
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +12,7 @@ from jax import lax
 
 from jaxcnn.errors import InputError
 from jaxcnn.inspect.summary import summary
-from jaxcnn.kernels import compiler_options
+from jaxcnn.kernels import compiler_options, onednn
 from jaxcnn.layers.base import Layer, Params, Shape, rebuild
 from jaxcnn.layers.conv import Conv2d
 from jaxcnn.layers.rewrite import relu_after_pool
@@ -22,9 +21,10 @@ from jaxcnn.training import gradients
 from jaxcnn.zoo.models import find_model
 
 from . import lax_nets
-from .peers import brought_back, flat, weights_of
+from .children import Child
+from .peers import brought_back, flat, module_of, weights_of
 from .precision import Precision, precisions
-from .timing import Row, Variant, compiled, measure, waiting
+from .timing import Row, Variant, compiled, compiled_variant, in_turn, measure
 
 NETS = ("lenet28", "cnn28", "vgg32", "resnet32")
 BATCH, OTHER_BATCHES, GROWTH_BATCH = 128, (1, 32, 512), 32
@@ -88,7 +88,7 @@ def gradient_in_float64(network: Layer) -> Truth:
         if CHUNK % len(x) == 0:
             x, labels = np.repeat(x, CHUNK // len(x), axis=0), np.repeat(labels, CHUNK // len(labels))
         size = CHUNK if len(x) % CHUNK == 0 else len(x)
-        with jax.enable_x64(True):
+        with jax.enable_x64(True), jax.default_matmul_precision("highest"):  # the same program for every precision
             params = jax.tree.map(lambda w: jnp.asarray(w, jnp.float64), task.params)
             parts = [
                 task.flat(grad(params, jnp.asarray(x[i : i + size]), labels[i : i + size]))
@@ -127,7 +127,8 @@ def step_variant(name: str, step: Callable, options: dict | None, task: Task) ->
     def answer():
         return _gradient(task, program(*args, _rate(task, 2.0**20)))
 
-    return Variant(name, waiting(program, *args, _rate(task, RATE)), answer)
+    run = partial(program, *args, _rate(task, RATE))
+    return Variant(name, in_turn(lambda: jax.block_until_ready(run())), answer)
 
 
 def scan_variant(name: str, step: Callable, options: dict | None, task: Task) -> Variant:
@@ -147,68 +148,97 @@ def scan_variant(name: str, step: Callable, options: dict | None, task: Task) ->
         only_last = jnp.zeros_like(rates).at[-1].set(2.0**20)
         return _gradient(task, program(task.params, batches, labels, only_last))
 
-    return Variant(name, waiting(program, task.params, batches, labels, rates), answer, STEPS)
+    run = partial(program, task.params, batches, labels, rates)
+    return Variant(name, in_turn(lambda: jax.block_until_ready(run())), answer, STEPS)
 
 
-def peer_nets(peers: dict[str, ModuleType], task: Task) -> dict[str, tuple[Any, bool]]:
-    """Every peer's networks by the names of the variants, with our weights, and whether they have channels first."""
-    found = {}
-    for peer in peers.values():
-        weights = weights_of(task.network, task.in_shape, task.params, peer.CHANNELS_FIRST)
-        x, labels = np.asarray(task.x, np.float32), np.asarray(task.labels)
-        nets = peer.nets(task.network, weights, x, labels, RATE, task.precision.dtype, task.precision.tf32)
-        found |= {name: (net, peer.CHANNELS_FIRST) for name, net in nets.items()}
-    return found
+def peer_steps(peer: str, task: Task) -> list[Variant]:
+    """The peer's steps, in its child."""
+    first = module_of(peer).CHANNELS_FIRST
 
-
-def peer_steps(nets: dict[str, tuple[Any, bool]], task: Task) -> list[Variant]:
-    """The peers' steps as variants."""
-
-    def answer(net, channels_first):
+    def answer(net):
         grads = net.gradients()
-        if channels_first:
+        if first:
             return brought_back(task.network, task.in_shape, task.params, grads)
         return [array for values in grads for array in values]
 
-    return [Variant(name, net.step, partial(answer, net, first)) for name, (net, first) in nets.items()]
+    return [Variant(name, in_turn(net.step), partial(answer, net)) for name, net in _peer_nets(peer, task).items()]
 
 
-def steps(name: str, peers: dict[str, ModuleType], seconds: float, report: Callable[[str], None]) -> Iterator[Row]:
+def peer_evaluations(peer: str, task: Task) -> list[Variant]:
+    """The peer's forward passes alone, in its child."""
+    return [
+        Variant(name, in_turn(net.evaluate), lambda net=net: [net.outputs()])
+        for name, net in _peer_nets(peer, task).items()
+    ]
+
+
+def _peer_nets(peer, task):
+    """The peer's networks with our weights, by the names of the variants."""
+    module = module_of(peer)
+    weights = weights_of(task.network, task.in_shape, task.params, module.CHANNELS_FIRST)
+    x, labels = np.asarray(task.x, np.float32), np.asarray(task.labels)
+    return module.nets(task.network, weights, x, labels, RATE, task.precision.dtype, task.precision.tf32)
+
+
+def step_without_onednn(task: Task) -> list[Variant]:
+    """Our step where oneDNN is never called, in a child of its own: what is compiled there later calls it no more."""
+    onednn.__dict__["_native"] = lambda: (None, "switched off for the measurement")
+    return [step_variant("ours, without oneDNN", our_step, compiler_options(), task)]
+
+
+def of_all(peers: dict[str, Child], build: Callable[[str, Task], list[Variant]], task: Task) -> list[Variant]:
+    """The variants that `build(peer, task)` makes in the peers' children."""
+    return [variant for peer, child in peers.items() for variant in child.variants(build, peer, task)]
+
+
+def both_steps(task: Task) -> list[Variant]:
+    """Our step and jax.grad's."""
+    return [
+        step_variant("ours", our_step, compiler_options(), task),
+        step_variant("jax.grad", autodiff_step, None, task),
+    ]
+
+
+def step_rows(name: str, task: Task, variants: list[Variant], truth: list[np.ndarray], seconds: float) -> Iterator[Row]:
+    """Rows "step" of the network of this name."""
+    for row in measure(variants, truth, task.precision.allowed, seconds):
+        yield {"table": "step", "net": name, "precision": task.precision.name, "batch": len(task.x), **row}
+
+
+def steps(name: str, peers: dict[str, Child], seconds: float, report: Callable[[str], None]) -> Iterator[Row]:
     """The rows of one network: "step" at batch 128 and others, "evaluation", "compile", "memory", "residuals"."""
     network, in_shape = find_net(name)
     yield from residuals(name, network, in_shape)
     truth = gradient_in_float64(network)
     for precision in precisions():
         about = {"net": name, "precision": precision.name}
-        with precision.active():
+        with precision.active(), ExitStack() as stack:
             report(f"{name}, {precision.name}: step")
             task = Task.draw(network, in_shape, BATCH, precision)
             options = compiler_options()
             for row in compilation(task):
                 yield {**row, **about}
-            variants = [step_variant("ours", our_step, options, task)]
+            ours, autodiff = both_steps(task)
+            variants = [ours]
             if options:
                 variants.append(step_variant("ours, default options", our_step, None, task))
             variants.append(scan_variant("ours, scanned", our_step, options, task))
-            variants.append(step_variant("jax.grad", autodiff_step, None, task))
-            variants += peer_steps(peer_nets(peers, task), task)
-            for row in measure(variants, truth(task), precision.allowed, 20 * seconds):
-                yield {"table": "step", **about, "batch": BATCH, **row}
+            if jax.default_backend() == "cpu":
+                child = stack.enter_context(Child("ours, without oneDNN"))
+                variants += child.variants(step_without_onednn, task)
+            variants += [autodiff, *of_all(peers, peer_steps, task)]
+            yield from step_rows(name, task, variants, truth(task), 20 * seconds)
 
             report(f"{name}, {precision.name}: evaluation")
-            for row in evaluation(task, peer_nets(peers, task), seconds):  # new ones: those that stepped have moved
+            for row in evaluation(task, peers, seconds):  # new networks: those that stepped have moved
                 yield {"table": "evaluation", **about, "batch": BATCH, **row}
+            torch = {peer: child for peer, child in peers.items() if peer == "torch"}
             for batch in OTHER_BATCHES:
                 report(f"{name}, {precision.name}: batch {batch}")
-                other = Task.draw(network, in_shape, batch, precision)
-                only = {peer: peers[peer] for peer in peers if peer == "torch"}
-                variants = [
-                    step_variant("ours", our_step, options, other),
-                    step_variant("jax.grad", autodiff_step, None, other),
-                    *peer_steps(peer_nets(only, other), other),
-                ]
-                for row in measure(variants, truth(other), precision.allowed, seconds):
-                    yield {"table": "step", **about, "batch": batch, **row}
+                task = Task.draw(network, in_shape, batch, precision)
+                variants = [*both_steps(task), *of_all(torch, peer_steps, task)]
+                yield from step_rows(name, task, variants, truth(task), seconds)
 
 
 def compilation(task: Task) -> Iterator[Row]:
@@ -234,19 +264,14 @@ def compilation(task: Task) -> Iterator[Row]:
         yield {"table": "memory", "variant": variant, "bytes": count}
 
 
-def evaluation(task: Task, nets: dict[str, tuple[Any, bool]], seconds: float) -> list[Row]:
+def evaluation(task: Task, peers: dict[str, Child], seconds: float) -> list[Row]:
     """The forward pass alone, by `apply`, by plain lax and by the peers."""
     args = (task.params, task.x)
-
-    def variant(name, f, options):
-        program, _ = compiled(partial(f), options, *args)
-        return Variant(name, waiting(program, *args), lambda: [program(*args)])
-
-    variants = [variant("ours", task.network.apply, compiler_options())]
+    variants = [compiled_variant("ours", task.network.apply, compiler_options(), *args)]
     if compiler_options():
-        variants.append(variant("ours, default options", task.network.apply, None))
-    variants.append(variant("plain lax", partial(lax_nets.apply, task.network), None))
-    variants += [Variant(name, net.evaluate, lambda net=net: [net.outputs()]) for name, (net, _) in nets.items()]
+        variants.append(compiled_variant("ours, default options", partial(task.network.apply), None, *args))
+    variants.append(compiled_variant("plain lax", partial(lax_nets.apply, task.network), None, *args))
+    variants += of_all(peers, peer_evaluations, task)
     return measure(variants, outputs_in_float64(task), task.precision.allowed, seconds)
 
 
@@ -278,13 +303,9 @@ def growth(name: str, seconds: float, report: Callable[[str], None]) -> Iterator
         for change, (grown, in_shape) in sizes.items():
             report(f"{name}: growth, {change}")
             task = Task.draw(grown, in_shape, GROWTH_BATCH, precision)
-            variants = [
-                step_variant("ours", our_step, compiler_options(), task),
-                step_variant("jax.grad", autodiff_step, None, task),
-            ]
             about = {"net": name, "precision": precision.name, "batch": GROWTH_BATCH, "change": change}
             work = {"multiply_adds": grown.multiply_adds(in_shape)}
-            for row in measure(variants, gradient_in_float64(grown)(task), precision.allowed, seconds):
+            for row in measure(both_steps(task), gradient_in_float64(grown)(task), precision.allowed, seconds):
                 yield {"table": "growth", **about, **work, **row}
 
 

@@ -1,9 +1,9 @@
 """Single operations: forward, dx and dW of convolutions, forward and backward of poolings."""
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -17,16 +17,18 @@ from jaxcnn.layers.pool import avg_pool2d, max_pool2d
 from jaxcnn.verify.tolerances import tolerance
 
 from . import lax_nets
+from .children import Child
+from .peers import module_of
 from .precision import Precision, precisions
-from .timing import Row, Variant, compiled, measure, waiting
+from .timing import Row, Variant, compiled_variant, in_turn, measure
 
-BATCH = 128
+DISPATCH = "negation of one number"
 SIZE = 2048  # of the matrix product that is the measure of what the machine can do
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One operation at batch 128: image height and width, input and output maps, the window's size, the rest."""
+    """One operation: image height and width, input and output maps, the window's size, the rest."""
 
     op: str
     size: int
@@ -85,56 +87,103 @@ def choose_cases(op: str) -> tuple[Workload, ...]:
     return tuple(case for case in CASES if op in (case.op, "all"))
 
 
-def operations(
-    cases: tuple[Workload, ...], peers: dict[str, ModuleType], seconds: float, report: Callable[[str], None]
-) -> Iterator[Row]:
-    """Rows "operation", one for each variant of each direction of each case, and "product", the matrix product.
+def check_batches(batches: Sequence[int]) -> None:
+    """Whether they are batch sizes.
 
-    "product_milliseconds" is the time in which a product of 2048 x 2048 matrices makes as many multiply-adds.
+    Raises:
+        InputError: one is below 1, or there is none.
+
+    >>> check_batches([32, 0])
+    Traceback (most recent call last):
+    jaxcnn.errors.InputError: batch is '32,0' but must be integers of at least 1, by commas
     """
+    if not batches or min(batches) < 1:
+        raise InputError(f"batch is {','.join(map(str, batches))!r} but must be integers of at least 1, by commas")
+
+
+def operations(
+    cases: Sequence[Workload],
+    batches: Sequence[int],
+    peers: dict[str, Child],
+    seconds: float,
+    report: Callable[[str], None],
+) -> Iterator[Row]:
+    """Rows "operation", one for each variant of each direction of each case at each batch size.
+
+    Before them "dispatch", a call that computes next to nothing, and "product", a product of 2048 x 2048 matrices:
+    "product_milliseconds" of an operation is the time in which that makes as many multiply-adds.
+    """
+    yield from dispatch(peers, seconds)
     for precision in precisions():
         with precision.active():
-            per_multiply_add, product = _product(precision, seconds)
+            product = product_row(precision, seconds)
             yield product
-            for case in cases:
-                report(f"{case.op} {case}, {precision.name}")
-                yield from _case(case, precision, per_multiply_add, peers, seconds)
+            for batch in batches:
+                for case in cases:
+                    report(f"{case.op} {case}, batch {batch}, {precision.name}")
+                    yield from case_rows(case, batch, precision, product, peers, seconds)
 
 
-def _case(case: Workload, precision: Precision, per_multiply_add, peers, seconds) -> Iterator[Row]:
+def dispatch(peers: dict[str, Child], seconds: float) -> Iterator[Row]:
+    """Rows "dispatch": what a call costs, whatever it computes, of a compiled program and of PyTorch."""
+    variants = [compiled_variant("ours", jnp.negative, compiler_options(), jnp.ones(()))]
+    if "torch" in peers:
+        variants += peers["torch"].variants(_torch_dispatch)
+    for row in measure(variants, [-np.ones(())], 0.0, seconds):
+        yield {"table": "dispatch", "call": DISPATCH, **row}
+
+
+def product_row(precision: Precision, seconds: float) -> Row:
+    """The row "product", the matrix product that is the measure of what the machine can do."""
+    a, b = precision.cast([jax.random.normal(jax.random.key(i), (SIZE, SIZE)) for i in range(2)])
+    variant = dataclasses.replace(compiled_variant("product", jnp.matmul, None, a, b), answer=list)
+    (row,) = measure([variant], [], np.inf, seconds)
+    rate = {"gigaflops": 2e-6 * SIZE**3 / row["milliseconds"]}
+    return {"table": "product", "size": SIZE, "precision": precision.name, **row, **rate}
+
+
+def case_rows(
+    case: Workload, batch: int, precision: Precision, product: Row, peers: dict[str, Child], seconds: float
+) -> Iterator[Row]:
+    """Rows "operation" of one case; `product` is the row of that name."""
     I, O = case.channels
     draw = np.random.default_rng(0)
-    x = draw.standard_normal((BATCH, case.size, case.size, I), np.float32)
+    x = draw.standard_normal((batch, case.size, case.size, I), np.float32)
     weight = draw.standard_normal((case.window, case.window, I // case.hyper.get("groups", 1), O), np.float32)
     args = (x, weight) if case.op == "conv2d" else (x,)
     y = jax.eval_shape(partial(_plain, case), *args)
     dy = draw.standard_normal(y.shape, np.float32)
+    arrays = (x, weight, dy)
     args, dy = precision.cast((args, dy))
     truths = _in_float64(case, args, dy)
     products = y.size * case.window**2 * (weight.shape[2] if case.op == "conv2d" else 1)
     sizes = {"forward": y.size, "dx": x.size, "dweight": weight.size}
     for direction in case.directions:
         variants = [
-            _variant("ours", _ours(case, direction), compiler_options(), *_kept(case, direction, args), dy),
-            _variant("jax.grad", partial(_autodiff, case, direction), None, args, dy),
+            compiled_variant("ours", _ours(case, direction), compiler_options(), *_kept(case, direction, args), dy),
+            compiled_variant("jax.grad", partial(_autodiff, case, direction), None, args, dy),
         ]
         if "torch" in peers:
-            hyper = case.hyper if case.op == "conv2d" else {"kernel_size": case.window, **case.hyper}
-            arrays = [np.asarray(a, np.float32) for a in (x, weight, dy)]
-            options = (precision.dtype, precision.tf32)
-            found = peers["torch"].operations(case.op, direction, *arrays, hyper, *options)
-            variants += [Variant(name, run, lambda answer=answer: [answer()]) for name, (run, answer) in found.items()]
-        about = {"op": case.op, "case": str(case), "direction": direction, "precision": precision.name}
-        limit = {"product_milliseconds": 1e3 * products * per_multiply_add} if case.op == "conv2d" else {}
+            variants += peers["torch"].variants(_torch_operations, case, direction, arrays, precision)
+        about = {"op": case.op, "case": str(case), "batch": batch, "direction": direction, "precision": precision.name}
+        limit = {"product_milliseconds": product["milliseconds"] * products / SIZE**3} if case.op == "conv2d" else {}
         terms = -(-products // sizes[direction])
         eps_of = jnp.bfloat16 if precision.tf32 else precision.dtype  # TF32 has 3 bits more: within the same bound
         for row in measure(variants, [truths[direction]], tolerance(jnp.dtype(eps_of), terms), seconds):
             yield {"table": "operation", **about, **limit, **row}
 
 
-def _variant(name, f, options, *args):
-    program, _ = compiled(f, options, *args)
-    return Variant(name, waiting(program, *args), lambda: [program(*args)])
+def _torch_dispatch():
+    """In PyTorch's child."""
+    run, answer = module_of("torch").dispatch()
+    return [Variant("torch", in_turn(run), lambda: [answer()])]
+
+
+def _torch_operations(case, direction, arrays, precision):
+    """In PyTorch's child."""
+    hyper = case.hyper if case.op == "conv2d" else {"kernel_size": case.window, **case.hyper}
+    found = module_of("torch").operations(case.op, direction, *arrays, hyper, precision.dtype, precision.tf32)
+    return [Variant(name, in_turn(run), lambda answer=answer: [answer()]) for name, (run, answer) in found.items()]
 
 
 def _ours(case, direction) -> Callable:
@@ -175,13 +224,3 @@ def _in_float64(case, args, dy):
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), (args, dy))
         return jax.tree.map(np.asarray, jax.jit(all_directions)(*wide))
-
-
-def _product(precision, seconds):
-    """Seconds for one multiply-add in a large matrix product, and its row."""
-    a, b = precision.cast([jax.random.normal(jax.random.key(i), (SIZE, SIZE)) for i in range(2)])
-    program, _ = compiled(jnp.matmul, None, a, b)
-    (row,) = measure([Variant("product", waiting(program, a, b), list)], [], np.inf, seconds)
-    taken = row["milliseconds"] / 1e3
-    rate = {"gigaflops": 2e-9 * SIZE**3 / taken}
-    return taken / SIZE**3, {"table": "product", "size": SIZE, "precision": precision.name, **row, **rate}

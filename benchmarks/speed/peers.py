@@ -1,7 +1,8 @@
-"""Other frameworks: their code in `benchmarks/peers/`, and weights carried there and back."""
+"""Other frameworks: their code in `benchmarks/peers/`, each in its own process, and weights carried there and back."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import ModuleType
 
 import numpy as np
@@ -12,31 +13,69 @@ from jaxcnn.layers.dense import Dense
 from jaxcnn.layers.reshape import Flatten
 from jaxcnn.layers.sequential import Sequential
 
+from .children import Child
+from .timing import Failed
+
 PEERS = ("torch", "flax", "equinox")
 Values = tuple[np.ndarray, ...]  # the arrays of one layer: weight, bias
 
 
-def import_peers(names) -> tuple[dict[str, ModuleType], dict[str, str]]:
-    """The peers' modules by name, and those that are left out with the reason.
+def check_names(names: Iterable[str]) -> None:
+    """Whether they are peers.
 
     Raises:
         InputError: a name is not one of `PEERS`.
 
-    >>> import_peers(["jacks"])
+    >>> check_names(["jacks"])
     Traceback (most recent call last):
     jaxcnn.errors.InputError: peers has 'jacks' but must be some of torch, flax, equinox
     """
     for name in names:
         if name not in PEERS:
             raise InputError(f"peers has {name!r} but must be some of {', '.join(PEERS)}")
-    found, left_out = {}, {}
-    for name in names:
-        try:
-            found[name] = importlib.import_module(f"benchmarks.peers.{name}_peer")
-        except ImportError as error:
-            missing = isinstance(error, ModuleNotFoundError)
-            left_out[name] = f"{error.name} is not installed (pip install '.[peers]')" if missing else str(error)
-    return found, left_out
+
+
+@contextmanager
+def started(names: Iterable[str]) -> Iterator[tuple[dict[str, Child], dict[str, str], dict[str, str]]]:
+    """A process for each peer: the children by name, the versions, and those that are left out with the reason.
+
+    >>> with started([]) as (children, versions, left_out):
+    ...     children, versions, left_out
+    ({}, {}, {})
+    """
+    with ExitStack() as stack:
+        children, versions, left_out = {}, {}, {}
+        for name in names:
+            child = stack.enter_context(Child(name))
+            try:
+                found, reason = child.call(_versions, name)
+            except Failed as failed:
+                found, reason = {}, str(failed)
+            versions |= found
+            if reason:
+                left_out[name] = reason
+            else:
+                children[name] = child
+        yield children, versions, left_out
+
+
+def module_of(name: str) -> ModuleType:
+    """The peer's code; called in its child alone.
+
+    Raises:
+        ImportError: its framework is not installed, or does not work here.
+    """
+    return importlib.import_module(f"benchmarks.peers.{name}_peer")
+
+
+def _versions(name):
+    """In the child: the versions, or why the peer is left out."""
+    try:
+        return module_of(name).VERSIONS, ""
+    except ModuleNotFoundError as error:
+        return {}, f"{error.name} is not installed (pip install '.[peers]')"
+    except ImportError as error:
+        return {}, str(error)
 
 
 def weights_of(network: Layer, in_shape: Shape, params: Params, channels_first: bool = False) -> list[Values]:

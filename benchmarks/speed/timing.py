@@ -1,4 +1,4 @@
-"""Variants of one computation, each checked and then timed: in turn, in one process, so that drift hits all alike."""
+"""Variants of one computation, each checked and then timed: in turn, so that drift hits all alike."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +10,11 @@ import numpy as np
 
 Row = dict[str, Any]
 LEAST_ROUNDS = 7
+NAP = 0.01  # seconds
+
+
+class Failed(Exception):
+    """A variant, or the process that it has for itself, broke off: one sentence that names it."""
 
 
 @dataclass(frozen=True)
@@ -18,15 +23,50 @@ class Variant:
 
     Attributes:
         name: as the tables show it.
-        run: does the work once and waits for it.
-        answer: what the work gives, arrays in one order for all variants.
+        turn: does the work twice, waits for it, and gives the seconds of the second; see `in_turn`.
+        answer: what the work gives, arrays in one order for all variants; raises `Failed`.
         steps: how many steps one run makes.
     """
 
     name: str
-    run: Callable[[], Any]
+    turn: Callable[[], float]
     answer: Callable[[], Sequence[Any]]
     steps: int = 1
+
+
+def in_turn(run: Callable[[], Any]) -> Callable[[], float]:
+    """The turn of a function that does the work once and waits for it.
+
+    It runs once before it is timed, as in a loop of its own: what ran before leaves the caches to itself and memory
+    given back, which costs the next, whichever it is (docs/speed.md).
+
+    >>> in_turn(lambda: sum(range(1000)))() > 0
+    True
+    """
+
+    def turn():
+        run()
+        started = time.perf_counter()
+        run()
+        return time.perf_counter() - started
+
+    return turn
+
+
+def settle(most: float = 1.0) -> None:
+    """Wait until the threads of this process are asleep: those of OpenMP spin for some milliseconds after a call.
+
+    Args:
+        most: seconds to wait at most.
+
+    >>> settle()
+    """
+    end = time.perf_counter() + most
+    while time.perf_counter() < end:
+        before = time.process_time()  # of all threads
+        time.sleep(NAP)
+        if time.process_time() - before < NAP / 10:
+            return
 
 
 def measure(variants: Sequence[Variant], truth: Sequence[Any], allowed: float, seconds: float) -> list[Row]:
@@ -41,21 +81,17 @@ def measure(variants: Sequence[Variant], truth: Sequence[Any], allowed: float, s
     Returns:
         A row for each variant: "variant"; "error"; and, unless that is above what is allowed, "milliseconds" of a step
         (median), their "quartiles", "ratio" (median time of the first variant over that of this one),
-        "ratio_quartiles" (of the ratios within each round) and "rounds".
+        "ratio_quartiles" (of the ratios within each round) and "rounds". One that failed has "failed", the sentence.
 
-    >>> right = Variant("ours", lambda: sum(range(1000)), lambda: [np.ones(3)])
-    >>> wrong = Variant("theirs", lambda: None, lambda: [np.zeros(3)])
+    >>> right = Variant("ours", lambda: 0.5, lambda: [np.ones(3)])
+    >>> wrong = Variant("theirs", lambda: 0.5, lambda: [np.zeros(3)])
     >>> rows = measure([right, wrong], [np.ones(3)], 1e-4, seconds=0.01)
     >>> ["milliseconds" in row for row in rows], rows[0]["ratio"], rows[1]["error"]
     ([True, False], 1.0, 1.0)
     """
-    errors = [distance(variant.answer(), truth) for variant in variants]
-    rows: list[Row] = [
-        {"variant": variant.name, "error": error if np.isfinite(error) else None}
-        for variant, error in zip(variants, errors, strict=True)
-    ]
-    right = [i for i, error in enumerate(errors) if error <= allowed]
-    times = _round_robin([variants[i].run for i in right], seconds)
+    rows = [_checked(variant, truth) for variant in variants]
+    right = [i for i, row in enumerate(rows) if row["error"] is not None and row["error"] <= allowed]
+    times = _round_robin([variants[i].turn for i in right], seconds)
     milliseconds = {i: 1e3 * taken / variants[i].steps for i, taken in zip(right, times, strict=True)}
     for i, taken in milliseconds.items():
         rows[i] |= {"milliseconds": float(np.median(taken)), "quartiles": _quartiles(taken), "rounds": len(taken)}
@@ -91,27 +127,26 @@ def compiled(f: Callable, options: Any, *args):
     return program, time.perf_counter() - started
 
 
-def waiting(program: Callable, *args) -> Callable[[], Any]:
-    """The program on these arguments, as a function without any that waits for the result."""
-    return lambda: jax.block_until_ready(program(*args))
+def compiled_variant(name: str, f: Callable, options: Any, *args) -> Variant:
+    """f compiled for these arguments, on them; the answer is what it returns."""
+    program, _ = compiled(f, options, *args)
+    return Variant(name, in_turn(lambda: jax.block_until_ready(program(*args))), lambda: [program(*args)])
 
 
-def _round_robin(runs, seconds):
-    """Seconds of every run in every round: (runs, rounds).
+def _checked(variant, truth) -> Row:
+    try:
+        error = distance(variant.answer(), truth)
+    except Failed as failed:
+        return {"variant": variant.name, "error": None, "failed": str(failed)}
+    return {"variant": variant.name, "error": error if np.isfinite(error) else None}
 
-    Each runs once more before it is timed, as in a loop of its own: what ran before leaves the caches to itself and
-    memory given back, which costs the next, whichever it is (docs/speed.md).
-    """
+
+def _round_robin(turns, seconds):
+    """Seconds of every variant in every round: (variants, rounds)."""
     rounds, end = [], time.perf_counter() + seconds
     while len(rounds) < LEAST_ROUNDS or time.perf_counter() < end:
-        rounds.append([(run(), _seconds(run))[1] for run in runs])
+        rounds.append([turn() for turn in turns])
     return np.array(rounds).T
-
-
-def _seconds(run):
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
 
 
 def _quartiles(values) -> list[float]:

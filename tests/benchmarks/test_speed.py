@@ -61,6 +61,10 @@ def truth(task):
             ("--out", "nowhere/a.json"),
             "out is 'nowhere/a.json', which cannot be written: it must be a file, its folder must exist",
         ),
+        (("--batch", "32"), "batch is given but no op; it must be given with --op"),
+        (("--op", "all", "--batch", "32,0"), "batch is '32,0' but must be integers of at least 1, by commas"),
+        (("--op", "all", "--batch", "32,a"), "batch is '32,a' but must be integers of at least 1, by commas"),
+        (("--gpu", "--busy"), "busy is given with gpu; it must be left out"),
         (("--out", "."), "out is '.', which cannot be written: it must be a file, its folder must exist"),
     ],
 )
@@ -95,9 +99,10 @@ def test_the_command_shows_writes_and_says_whether_ours_is_wrong(tmp_path, monke
     assert json.loads(shown)["cores"] == 2
     assert out.read_text() == shown
     names = {"names": ["lenet28"], "op": None, "peer_names": ["torch", "flax"]}
-    assert asked == {**names, "growth": True, "exactness": False}
-    main(["--op", "conv2d"])
-    assert (asked["names"], asked["op"], asked["peer_names"]) == ([], "conv2d", list(speed.PEERS))
+    assert asked == {**names, "batches": [128], "growth": True, "exactness": False, "beside_others": False}
+    main(["--op", "conv2d", "--batch", "1, 32", "--busy"])
+    assert (asked["names"], asked["op"], asked["peer_names"]) == ([], "conv2d", speed.PEERS)
+    assert (asked["batches"], asked["beside_others"]) == ([1, 32], True)
     assert capsys.readouterr().out.startswith("cpu, 2 cores; jax 1\n")
     main(["--peers", ""])
     assert (asked["names"], asked["peer_names"]) == (list(speed.NETS), [])
@@ -134,7 +139,7 @@ def test_compilation_and_memory_are_those_of_both_steps(task):
 def test_what_is_not_finite_or_has_another_shape_is_infinitely_wrong():
     assert timing.distance([np.array([np.nan])], [np.ones(1)]) == math.inf
     assert timing.distance([np.ones((1, 2))], [np.ones(2)]) == math.inf
-    (row,) = timing.measure([timing.Variant("ours", lambda: None, lambda: [np.inf])], [np.ones(())], 1e-4, 0.01)
+    (row,) = timing.measure([timing.Variant("ours", lambda: 1.0, lambda: [np.inf])], [np.ones(())], 1e-4, 0.01)
     assert row == {"variant": "ours", "error": None}
 
 
@@ -151,21 +156,28 @@ def test_weights_come_back_from_channels_first(task):
 
 
 def test_peers_that_are_installed_compute_the_same(task, truth):
-    modules, left_out = peers.import_peers(peers.PEERS)
-    assert set(modules) | set(left_out) == set(peers.PEERS)
-    variants = nets.peer_steps(nets.peer_nets(modules, task), task)
-    assert {variant.name.split(",")[0] for variant in variants} == set(modules)
-    for variant in variants:
-        assert timing.distance(variant.answer(), truth) < 1e-6, variant.name
+    with peers.started(peers.PEERS) as (children, versions, left_out):
+        assert set(children) | set(left_out) == set(peers.PEERS)
+        assert set(children) <= set(versions)
+        variants = nets.of_all(children, nets.peer_steps, task)
+        assert {variant.name.split(",")[0] for variant in variants} == set(children)
+        for variant in variants:
+            assert timing.distance(variant.answer(), truth) < 1e-6, variant.name
+            assert variant.turn() > 0, variant.name
+        if "torch" in children:
+            rows = list(operations.dispatch(children, 0.01))
+            assert [(row["variant"], row["error"]) for row in rows] == [("ours", 0), ("torch", 0)]
 
 
-def test_peers_that_are_absent_are_named(monkeypatch):
-    for name in ("torch", "flax"):
-        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
-        monkeypatch.delitem(sys.modules, f"benchmarks.peers.{name}_peer", raising=False)
+def test_peers_that_are_absent_are_named(tmp_path, monkeypatch):
+    for name in ("torch", "flax"):  # as if it were not installed
+        (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError('No module named {name}', name='{name}')")
+    (tmp_path / "equinox.py").write_text("raise RuntimeError('broken\\nfor good')")
+    monkeypatch.syspath_prepend(tmp_path)
     said = []
-    result = speed.measure_all([], None, peer_names=["torch", "flax"], report=said.append)
+    result = speed.measure_all([], None, report=said.append)
     reasons = {name: f"{name} is not installed (pip install '.[peers]')" for name in ("torch", "flax")}
+    reasons["equinox"] = "equinox failed in its process: RuntimeError: broken"
     assert result["left_out"] == reasons
     assert said == [f"{name} is left out: {reason}" for name, reason in reasons.items()]
     assert result["rows"] == []
@@ -200,16 +212,27 @@ def test_imposed_decisions_are_those_of_the_gradient(task, truth):
 
 
 def test_an_operation_gets_a_row_for_each_variant_and_direction(monkeypatch):
-    monkeypatch.setattr(operations, "BATCH", 2)
     monkeypatch.setattr(operations, "SIZE", 8)
     case = operations.Workload("max_pool2d", 4, (3, 3), 2)
     assert str(case) == "2x2, 4x4x3, stride 2"
-    product, *rows = operations.operations((case,), {}, 0.01, lambda line: None)
-    assert product["gigaflops"] > 0
-    assert [(row["direction"], row["variant"]) for row in rows] == [
-        (direction, variant) for direction in ("forward", "dx") for variant in ("ours", "jax.grad")
+    dispatch, product, *rows = operations.operations((case,), (1, 2), {}, 0.01, lambda line: None)
+    assert (dispatch["table"], dispatch["error"]) == ("dispatch", 0)
+    assert product["gigaflops"] == pytest.approx(2 * 8**3 / (product["milliseconds"] / 1e3) / 1e9)
+    assert [(row["batch"], row["direction"], row["variant"]) for row in rows] == [
+        (batch, direction, variant)
+        for batch in (1, 2)
+        for direction in ("forward", "dx")
+        for variant in ("ours", "jax.grad")
     ]
     assert all(row["error"] == 0 and row["milliseconds"] > 0 for row in rows)
+
+
+def test_a_batch_twice_as_large_is_worth_a_product_twice_as_long():
+    case = operations.Workload("conv2d", 4, (3, 2), 3)
+    given = (precision.FLOAT32, {"milliseconds": 1.0}, {}, 0.0)
+    one, two = (next(operations.case_rows(case, batch, *given))["product_milliseconds"] for batch in (1, 2))
+    assert one == 1 * 2 * 2 * 2 * 3 * 3 * 3 / operations.SIZE**3
+    assert two == 2 * one
 
 
 def test_residual_bytes_are_counted_for_both():
@@ -219,13 +242,18 @@ def test_residual_bytes_are_counted_for_both():
     assert theirs["bytes"] > nets.BATCH * 8 * 12 * 3 * 4
 
 
-def operation(variant, direction, milliseconds):
-    return {"table": "operation", "op": "conv2d", "case": "3x3", "direction": direction, "precision": "float32"} | {
-        "variant": variant,
-        "milliseconds": milliseconds,
-        "product_milliseconds": 1.0,
-        "error": 1e-7,
-    }
+def operation(variant, direction, milliseconds, **more):
+    about = {"table": "operation", "op": "conv2d", "case": "3x3", "direction": direction, "precision": "float32"}
+    return (
+        about
+        | more
+        | {
+            "variant": variant,
+            "milliseconds": milliseconds,
+            "product_milliseconds": 1.0,
+            "error": 1e-7,
+        }
+    )
 
 
 def test_tables_show_ratios_the_wrong_and_the_slow():
@@ -257,6 +285,46 @@ def test_tables_show_ratios_the_wrong_and_the_slow():
     assert "wrong" in refused
     assert speed.wrong(rows) == []
     assert speed.wrong([{**step, "variant": "ours", "error": 0.5}]) == ["lenet28, step: error 0.5"]
+
+
+def test_operations_of_a_millisecond_are_marked_sooner_than_short_ones_and_counted_by_batch():
+    times = [(32, 1.3, 0.9), (32, 0.98, 0.7), (32, 0.8, 0.5), (128, 1.1, 1.0), (128, 2.4, 2.0)]
+    rows = []
+    for i, (batch, ours, torch) in enumerate(times):
+        rows += [operation("ours", f"dx{i}", ours, batch=batch), operation("torch", f"dx{i}", torch, batch=batch)]
+    slow = [f"conv2d, 3x3, dx{i}, batch {batch}, float32" for i, batch in ((0, 32), (2, 32), (4, 128))]
+    assert list(speed.slower_than_torch(rows)) == slow
+    result = {"device": "cpu", "cores": 2, "versions": {}, "left_out": {"flax": "no time"}, "rows": rows}
+    shown = [line.split() for line in speed.text(result).splitlines()]
+    assert ["32", "float32", "3", "1.44", "2"] in shown
+    assert ["128", "float32", "2", "1.15", "1"] in shown
+    assert "one operation at batch 32, 128, ms" in speed.text(result)
+    assert "more than 1.15 times PyTorch: conv2d, 3x3, dx0, batch 32, float32, 1.4" in speed.text(result)
+    assert "more than 1.5 times PyTorch: conv2d, 3x3, dx2, batch 32, float32, 1.6" in speed.text(result)
+    assert "left out: flax: no time" in speed.text(result)
+
+
+def test_what_failed_what_differs_and_what_the_verifier_found_is_shown_and_ours_is_wrong():
+    about = {"op": "max_pool2d", "variant": "ours", "precision": "float32", "options": "", "runs": 20}
+    rows = [
+        {"table": "step", "net": "vgg32", "precision": "float32", "batch": 128, "variant": "ours", "error": None}
+        | {"failed": "ours broke"},
+        {"table": "determinism", **about, "equal": 19},
+        {"table": "determinism", **about, "refused": "no such option"},
+        {"table": "determinism", **about, "equal": 20},
+        {"table": "determinism", **about, "variant": "jax.grad", "refused": "no deterministic form"},
+        {"table": "verify", "op": "relu", "variant": "ours", "checks": 3, "failures": ["relu(x): dx"]},
+        {"table": "dispatch", "call": "nothing", "variant": "ours", "error": 0, "milliseconds": 0.012},
+    ]
+    assert speed.wrong(rows) == [
+        "vgg32, step: ours broke",
+        "max_pool2d, determinism: the runs differ",
+        "max_pool2d, determinism: no such option",
+        "relu, verify: relu(x): dx",
+    ]
+    shown = speed.text({"device": "gpu", "cores": 2, "versions": {}, "left_out": {}, "rows": rows})
+    for words in ("failed", "19 of 20 equal", "refused: no deterministic form", "12.0", "ours broke"):
+        assert words in shown
 
 
 def test_twice_the_channels_is_the_same_network_with_wider_convolutions():
