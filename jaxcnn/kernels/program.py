@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching, mlir, partial_eval
 
 
 def materialized(*arrays: Any) -> Any:
@@ -29,6 +29,14 @@ def _kept(*arrays):
         return jax.jit(lambda *arrays: arrays)(*arrays)
 
 
+def _without_unused(used, equation):
+    """An array that nobody asks for is not computed, though others of the same boundary are."""
+    if not any(used):
+        return used, None
+    chosen = [[v for v, wanted in zip(vs, used, strict=True) if wanted] for vs in (equation.invars, equation.outvars)]
+    return used, equation.replace(invars=chosen[0], outvars=chosen[1])
+
+
 _materialized = Primitive("materialized")
 _materialized.multiple_results = True
 _materialized.def_impl(lambda *arrays: arrays)
@@ -36,6 +44,7 @@ _materialized.def_abstract_eval(lambda *arrays: arrays)
 mlir.register_lowering(_materialized, lambda ctx, *arrays: arrays)
 mlir.register_lowering(_materialized, mlir.lower_fun(_kept, multiple_results=True), platform="cpu")
 ad.deflinear2(_materialized, lambda cotangents, *arrays: cotangents)
+partial_eval.dce_rules[_materialized] = _without_unused
 batching.primitive_batchers[_materialized] = lambda arrays, axes: (_materialized.bind(*arrays), axes)
 
 

@@ -131,6 +131,16 @@ def test_what_is_materialized_is_not_fused_away():
 
 
 @pytest.mark.usefixtures("either")
+@pytest.mark.parametrize(("index", "count"), [(0, 1), (1, 1), (slice(0, 2), 2)])
+def test_what_nobody_asks_for_is_not_computed(index, count):
+    """dx alone is one convolution, though the gradient of the kernel stands before it."""
+    x, weight, dy = jnp.ones((4, 8, 7, 32)), jnp.ones((3, 3, 32, 64)), jnp.ones((4, 8, 7, 64))
+    backward = jax.jit(lambda *args: conv2d.backward(*args, padding=1)[index])
+    compiled = backward.lower((x, weight, None), dy).compile().as_text()
+    assert sum(map(is_convolution, compiled.splitlines())) == count
+
+
+@pytest.mark.usefixtures("either")
 def test_the_gradient_of_a_kernel_is_computed_before_dx_so_that_x_can_be_given_back():
     """In the compiled schedule on CPU; elsewhere XLA may choose."""
     x, weight, dy = jnp.ones((4, 8, 7, 32)), jnp.ones((3, 3, 32, 64)), jnp.ones((4, 8, 7, 64))
