@@ -121,8 +121,7 @@ class _Pair:
 
     @property
     def limit(self):
-        old = "batch" not in self.row  # results of before the batch sizes were told apart have one limit
-        return SHORT_MARK if old or max(self.ours, self.torch) < 1 else MARK
+        return SHORT_MARK if max(self.ours, self.torch) < 1 else MARK
 
     @property
     def marked(self):
