@@ -66,7 +66,7 @@ def call(name: str, results: Any, *arrays: jax.Array, window: Window, groups: in
 def _native() -> tuple[Any, str | None]:
     """The module of the handlers, registered with XLA, and None; or None and why not, warned of once if that is odd."""
     try:
-        import jaxcnn_onednn
+        import jaxcnn_onednn  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
         if error.name == "jaxcnn_onednn":
             return None, "jaxcnn-onednn is not installed: pip install ./native in a checkout builds it"
