@@ -27,6 +27,7 @@ from .training import (
     check_samples,
     check_specs,
     evaluate,
+    in_host_memory,
     refuse_traced,
     train_epoch,
 )
@@ -84,7 +85,7 @@ def fit(
     check_count("fit", "epochs", epochs)
     if target_error is not None and not (is_number(target_error) and 0 <= target_error < math.inf):
         raise InputError(f"fit: target_error is {target_error!r} but must be a finite number of at least 0")
-    images, labels = check_samples(network, images, labels)
+    images, labels = check_samples(network, images, in_host_memory(labels))
     check_batch_size(batch_size, len(images))
     images, labels = cast(state.params, images), jnp.asarray(labels)
     probe = (images[:batch_size], labels[:batch_size]) if test is None else _test(network, state.params, test)
@@ -120,7 +121,7 @@ def _test(network, params, test):
     if not isinstance(test, tuple | list) or len(test) != 2:
         raise InputError(f"fit: test is of type {type(test).__name__} but must be a pair, (images, labels)")
     try:
-        images, labels = check_samples(network, *test)
+        images, labels = check_samples(network, test[0], in_host_memory(test[1]))
         images = cast(params, images)
         jax.eval_shape(network.apply, params, images[:1])
     except InputError as error:

@@ -238,8 +238,8 @@ def evaluate(network: Layer, loss: Loss, params: Params, images, labels, *, batc
     check_layer(network)
     check_loss(loss)
     check_count("evaluate", "batch_size", batch_size)
-    images, labels = check_samples(network, images, labels)
-    labels, classes = np.asarray(labels), _classes(network, images.shape[1:])
+    images, labels = check_samples(network, images, in_host_memory(labels))
+    classes = _classes(network, images.shape[1:])
     total, predictions = 0.0, []
     for start in range(0, len(images), batch_size):
         batch = slice(start, start + batch_size)
@@ -311,7 +311,8 @@ def _numbers(value, name):
 def check_samples(network: Layer, images, labels, name: str = "images"):
     """Images and labels as arrays; refused unless the labels are one output of the network for each image.
 
-    Only labels that lie in the host's memory are looked at: those of another device would be waited for.
+    Only labels that lie in the host's memory are looked at: those of another device would be waited for. `evaluate` and
+    `fit`, which take long, bring them there: `in_host_memory`.
     """
     images, labels = _numbers(images, name), _array(labels)
     integers = jnp.issubdtype(labels.dtype, jnp.integer)
@@ -326,6 +327,11 @@ def check_samples(network: Layer, images, labels, name: str = "images"):
         if values.min() < 0 or values.max() >= classes:
             raise InputError(f"labels go from {values.min()} to {values.max()} but the network has {classes} outputs")
     return images, labels
+
+
+def in_host_memory(labels):
+    """Labels of any device as NumPy's; what is no array of JAX's as it is."""
+    return np.asarray(labels) if isinstance(labels, jax.Array) else labels
 
 
 def _at_hand(array):

@@ -11,6 +11,19 @@ from jaxcnn.data import load_digits
 from jaxcnn.kernels import onednn
 
 
+@pytest.fixture(autouse=True, scope="session")
+def exact_products():
+    """A GPU rounds products of float32 to TF32 unless it is told not to; the tolerances are those of float32."""
+    jax.config.update("jax_default_matmul_precision", "highest")
+
+
+@pytest.fixture
+def on_cpu_alone():
+    """Skipped where JAX computes on another device."""
+    if jax.default_backend() != "cpu":
+        pytest.skip("what is asserted holds on CPU alone")
+
+
 @pytest.fixture
 def rng():
     """A seeded generator: the same numbers in every run."""

@@ -62,6 +62,7 @@ def test_the_python_in_a_document_runs(document):
 
 
 @pytest.mark.parametrize("document", documents.PRINTING)
+@pytest.mark.usefixtures("on_cpu_alone")
 def test_the_python_in_a_document_prints_what_stands_below_it(document):
     def rounded(text):  # what is rounding error differs between processors
         return re.sub(r"\b\d\.\d+e-1\d\b", "0", text)

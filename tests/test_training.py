@@ -197,13 +197,14 @@ def test_errors_are_one_sentence(images):
     )
     high = "labels go from 1 to 3 but the network has 3 outputs"
     x, labels = images
-    wrong = labels + 1
+    wrong = np.asarray(labels) + 1
 
     def step(network=NETWORK, loss=LOSS, optimizer=OPTIMIZER, state=state, x=x, labels=labels):
         return train_step(network, loss, optimizer, state, x, labels)
 
     for call, message in (
         (lambda: step(labels=wrong), high),
+        (lambda: evaluate(NETWORK, LOSS, state.params, x, jnp.asarray(wrong)), high),
         (lambda: train_epoch(NETWORK, LOSS, OPTIMIZER, state, x, wrong, 8), high),
         (lambda: jax.jit(lambda state: step(state=state, labels=wrong))(state), high),
         (lambda: step(maps, state=other), flatten),

@@ -11,6 +11,8 @@ from jaxcnn import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, ReLU, Residual,
 VERSIONS = {"equinox": eqx.__version__, "optax": optax.__version__}
 CHANNELS_FIRST = True
 
+wait = jax.block_until_ready
+
 
 class Block(eqx.Module):
     """body(x) + shortcut(x)."""
@@ -90,11 +92,11 @@ class Net:
     def step(self):
         """One update."""
         self.model, self.opt_state, loss = make_step(self.model, self.opt_state, self.optim, self.x, self.labels)
-        return jax.block_until_ready((self.model, loss))
+        return self.model, loss
 
     def evaluate(self):
         """The forward pass alone."""
-        return jax.block_until_ready(predict(self.model, self.x))
+        return predict(self.model, self.x)
 
     def gradients(self):
         """The gradients of a layer's parameters together, in the order of `weights`."""

@@ -15,6 +15,8 @@ from jaxcnn.geometry import pair
 VERSIONS = {"flax": flax.__version__, "optax": optax.__version__}
 CHANNELS_FIRST = False
 
+wait = jax.block_until_ready
+
 
 class Block(nnx.Module):
     """body(x) + shortcut(x)."""
@@ -95,11 +97,11 @@ class Net:
 
     def step(self):
         """One update."""
-        return jax.block_until_ready(self.train(self.x, self.labels))
+        return self.train(self.x, self.labels)
 
     def evaluate(self):
         """The forward pass alone."""
-        return jax.block_until_ready(self.eval(self.x))
+        return self.eval(self.x)
 
     def gradients(self):
         """The gradients of a layer's parameters together, in the order of `weights`."""

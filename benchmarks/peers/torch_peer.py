@@ -87,14 +87,11 @@ class Net:
         self.optimizer.zero_grad()
         self.loss(self.model(self.images), self.labels).backward()
         self.optimizer.step()
-        _wait()
 
     def evaluate(self):
         """The forward pass alone."""
         with torch.inference_mode():
-            outputs = self.model(self.images)
-        _wait()
-        return outputs
+            return self.model(self.images)
 
     def gradients(self):
         """The gradients of a layer's parameters together, in the order of `weights`."""
@@ -131,12 +128,7 @@ def dispatch():
     """`(run, answer)` of about the cheapest call, the negation of one number."""
     one = torch.ones((), device=DEVICE)
 
-    def run():
-        result = torch.neg(one)
-        _wait()
-        return result
-
-    return run, lambda: _array(run())
+    return lambda: torch.neg(one), lambda: _array(torch.neg(one))
 
 
 def _operation(op, direction, x, weight, dy, hyper, dtype, memory_format):
@@ -162,12 +154,7 @@ def _operation(op, direction, x, weight, dy, hyper, dtype, memory_format):
             "dx": lambda: torch.autograd.grad(y, x, dy, retain_graph=True)[0],
         }[direction]
 
-    def run():
-        result = compute()
-        _wait()
-        return result
-
-    return run, lambda: _array(run().detach().permute(order))
+    return compute, lambda: _array(compute().detach().permute(order))
 
 
 def _allow(tf32):
@@ -175,7 +162,8 @@ def _allow(tf32):
     torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
-def _wait():
+def wait(_):
+    """Until all work that was begun is done."""
     if DEVICE == "cuda":
         torch.cuda.synchronize()
 

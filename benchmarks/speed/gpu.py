@@ -17,12 +17,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxcnn.errors import InputError
+from jaxcnn.kernels import compiler_options
 from jaxcnn.layers.pool import max_pool2d
 from jaxcnn.verify import OPERATIONS, check_operations
 
 from . import lax_nets
 from .children import Child
-from .nets import BATCH, Task, both_steps, find_net, gradient_in_float64, of_all, peer_steps, step_rows
+from .nets import (
+    BATCH,
+    Task,
+    autodiff_step,
+    both_steps,
+    find_net,
+    gradient_in_float64,
+    of_all,
+    our_step,
+    peer_steps,
+    scan_variant,
+    step_rows,
+)
 from .operations import Workload, case_rows, choose_cases, dispatch, product_row
 from .peers import check_names, started
 from .precision import precisions
@@ -31,6 +44,7 @@ from .timing import Row
 
 LIMIT = 540.0  # seconds
 STEP_SECONDS, OPERATION_SECONDS = 2.0, 0.5  # for the variants of one computation together
+LARGE = 512  # batch of single operations: at 128 a call takes longer to begin than to run
 RUNS, SHAPE = 20, (128, 32, 32, 32)
 SETTINGS = ({}, {"xla_gpu_deterministic_ops": True})
 Parts = Iterator[tuple[str, Iterator[Row]]]  # the name of each and its rows, computed as they are asked for
@@ -90,7 +104,7 @@ def measure_gpu(
 
     Args:
         net_names: of `NETS`.
-        op: one of `OPERATION_NAMES`, "all", or None: the operations to time at batch 128.
+        op: one of `OPERATION_NAMES`, "all", or None: the operations to time at batch 512.
         peer_names: of `PEERS`: whom to compare with; those that are not installed are left out.
         verified: operations to verify.
         limit: seconds for everything; what compiles when they are over is waited for.
@@ -201,7 +215,12 @@ def _steps(names: Sequence[str], peers: dict[str, Child]) -> Parts:
 def _step(name, precision, truth, peers):
     with precision.active():
         task = Task.draw(*find_net(name), BATCH, precision)
-        variants = [*both_steps(task), *of_all(peers, peer_steps, task)]
+        ours, autodiff = both_steps(task)
+        scanned = [
+            scan_variant(f"{variant.name}, scanned", step, compiler_options(), task)
+            for variant, step in ((ours, our_step), (autodiff, autodiff_step))
+        ]
+        variants = [ours, autodiff, *scanned, *of_all(peers, peer_steps, task)]
         yield from step_rows(name, task, variants, truth(task), STEP_SECONDS)
 
 
@@ -222,4 +241,4 @@ def _product(precision, product):
 
 def _operation(case, precision, product, peers):
     with precision.active():
-        yield from case_rows(case, BATCH, precision, product(), peers, OPERATION_SECONDS)
+        yield from case_rows(case, LARGE, precision, product(), peers, OPERATION_SECONDS)

@@ -128,7 +128,7 @@ def step_variant(name: str, step: Callable, options: dict | None, task: Task) ->
         return _gradient(task, program(*args, _rate(task, 2.0**20)))
 
     run = partial(program, *args, _rate(task, RATE))
-    return Variant(name, in_turn(lambda: jax.block_until_ready(run())), answer)
+    return Variant(name, in_turn(run), answer)
 
 
 def scan_variant(name: str, step: Callable, options: dict | None, task: Task) -> Variant:
@@ -149,26 +149,29 @@ def scan_variant(name: str, step: Callable, options: dict | None, task: Task) ->
         return _gradient(task, program(task.params, batches, labels, only_last))
 
     run = partial(program, task.params, batches, labels, rates)
-    return Variant(name, in_turn(lambda: jax.block_until_ready(run())), answer, STEPS)
+    return Variant(name, in_turn(run), answer, STEPS)
 
 
 def peer_steps(peer: str, task: Task) -> list[Variant]:
     """The peer's steps, in its child."""
-    first = module_of(peer).CHANNELS_FIRST
+    module = module_of(peer)
 
     def answer(net):
         grads = net.gradients()
-        if first:
+        if module.CHANNELS_FIRST:
             return brought_back(task.network, task.in_shape, task.params, grads)
         return [array for values in grads for array in values]
 
-    return [Variant(name, in_turn(net.step), partial(answer, net)) for name, net in _peer_nets(peer, task).items()]
+    return [
+        Variant(name, in_turn(net.step, module.wait), partial(answer, net))
+        for name, net in _peer_nets(peer, task).items()
+    ]
 
 
 def peer_evaluations(peer: str, task: Task) -> list[Variant]:
     """The peer's forward passes alone, in its child."""
     return [
-        Variant(name, in_turn(net.evaluate), lambda net=net: [net.outputs()])
+        Variant(name, in_turn(net.evaluate, module_of(peer).wait), lambda net=net: [net.outputs()])
         for name, net in _peer_nets(peer, task).items()
     ]
 

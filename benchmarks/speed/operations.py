@@ -175,15 +175,20 @@ def case_rows(
 
 def _torch_dispatch():
     """In PyTorch's child."""
-    run, answer = module_of("torch").dispatch()
-    return [Variant("torch", in_turn(run), lambda: [answer()])]
+    torch = module_of("torch")
+    run, answer = torch.dispatch()
+    return [Variant("torch", in_turn(run, torch.wait), lambda: [answer()])]
 
 
 def _torch_operations(case, direction, arrays, precision):
     """In PyTorch's child."""
     hyper = case.hyper if case.op == "conv2d" else {"kernel_size": case.window, **case.hyper}
-    found = module_of("torch").operations(case.op, direction, *arrays, hyper, precision.dtype, precision.tf32)
-    return [Variant(name, in_turn(run), lambda answer=answer: [answer()]) for name, (run, answer) in found.items()]
+    torch = module_of("torch")
+    found = torch.operations(case.op, direction, *arrays, hyper, precision.dtype, precision.tf32)
+    return [
+        Variant(name, in_turn(run, torch.wait), lambda answer=answer: [answer()])
+        for name, (run, answer) in found.items()
+    ]
 
 
 def _ours(case, direction) -> Callable:

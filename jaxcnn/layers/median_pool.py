@@ -55,8 +55,8 @@ def median_pool2d(x, window_size: int | Pair, *, stride: int | Pair | None = Non
     entries = jnp.stack([_entries_at(x, window, position) for position in window.taps])
     order = jnp.argsort(entries, axis=0, stable=True)  # (1)
     middle = order[jnp.array(_middle(len(entries)))]
-    values = jnp.take_along_axis(entries, middle, axis=0)
-    y = jnp.where(jnp.isnan(entries).any(axis=0), jnp.nan, values[0] / 2 + values[1] / 2)  # (2)
+    halves = jnp.take_along_axis(entries / 2, middle, axis=0)  # halved first: XLA turns a / 2 + b / 2 into (a + b) / 2
+    y = jnp.where(jnp.isnan(entries).any(axis=0), jnp.nan, halves[0] + halves[1])  # (2)
     return y, (middle.astype(jnp.int16 if len(entries) > 127 else jnp.int8), Static(x.shape))
 
 

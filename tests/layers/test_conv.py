@@ -63,7 +63,7 @@ def test_int_and_pair_arguments_agree(rng):
     np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.usefixtures("without_onednn")
+@pytest.mark.usefixtures("on_cpu_alone", "without_onednn")
 def test_every_convolution_has_canonical_labels_so_that_scans_are_fast():
     """XLA on CPU runs other labels naively inside loops; where oneDNN does not run them."""
     x, w = jnp.ones((2, 8, 8, 4)), jnp.ones((3, 3, 2, 6))
@@ -73,7 +73,7 @@ def test_every_convolution_has_canonical_labels_so_that_scans_are_fast():
 
     text = jax.jit(step).lower(w).as_text()
     lines = [line for line in text.splitlines() if "stablehlo.convolution" in line]
-    assert len(lines) == (4 if jax.default_backend() == "cpu" else 2)  # dw and dx, on CPU for each group
+    assert len(lines) == 4  # dw and dx, for each group
     assert all("[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]" in line for line in lines)
 
 
