@@ -6,6 +6,7 @@ the result is handed over, so that nothing is lost if the whole is killed.
 """
 
 import contextlib
+import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,6 +47,7 @@ LIMIT = 540.0  # seconds
 STEP_SECONDS, OPERATION_SECONDS = 2.0, 0.5  # for the variants of one computation together
 LARGE = 512  # batch of single operations: at 128 a call takes longer to begin than to run
 RUNS, SHAPE = 20, (128, 32, 32, 32)
+PROCESSES = 8  # that verify
 SETTINGS = ({}, {"xla_gpu_deterministic_ops": True})
 Parts = Iterator[tuple[str, Iterator[Row]]]  # the name of each and its rows, computed as they are asked for
 
@@ -124,9 +126,9 @@ def measure_gpu(
     result, end = measurements(), time.monotonic() + limit
     groups = [  # share of the time, whom it needs, its parts
         (1, (), lambda _: iter([("determinism", determinism())])),
-        (8, peer_names, lambda peers: _steps(net_names, peers)),
-        (5, (), lambda _: ((f"verify {name}", verification(name)) for name in verified)),
-        (7, [name for name in peer_names if name == "torch"], lambda peers: _operations(cases, peers)),
+        (11, peer_names, lambda peers: _steps(net_names, peers)),
+        (3, (), lambda _: iter([("verify", verifications(verified))] if verified else [])),
+        (6, [name for name in peer_names if name == "torch"], lambda peers: _operations(cases, peers)),
     ]
     while groups:
         share, names, parts_of = groups[0]
@@ -198,11 +200,17 @@ def determinism(
                     yield about | {"equal": 1 + others.count(first)}
 
 
-def verification(op: str) -> Iterator[Row]:
+def verifications(ops: Sequence[str]) -> Iterator[Row]:
+    """The rows of `verification`, as they come, from several processes: they compile, and nothing is timed."""
+    with multiprocessing.get_context("spawn").Pool(min(len(ops), PROCESSES)) as pool:
+        yield from pool.imap_unordered(verification, ops)
+
+
+def verification(op: str) -> Row:
     """The row "verify": what `jaxcnn verify --op` finds; "failures" are its sentences."""
     checks = [check for found in check_operations([op]) for check in found]
     failures = [str(check) for check in checks if not check.passed]
-    yield {"table": "verify", "op": op, "variant": "ours", "checks": len(checks), "failures": failures}
+    return {"table": "verify", "op": op, "variant": "ours", "checks": len(checks), "failures": failures}
 
 
 def _steps(names: Sequence[str], peers: dict[str, Child]) -> Parts:

@@ -42,4 +42,4 @@ BFLOAT16 = Precision("bfloat16", "bfloat16", True, 1e-1)
 
 def precisions() -> tuple[Precision, ...]:
     """Those that are timed on this device: on CPU bfloat16 is emulated and TF32 does not exist."""
-    return (FLOAT32,) if jax.default_backend() == "cpu" else (TF32, FLOAT32, BFLOAT16)
+    return (FLOAT32,) if jax.default_backend() == "cpu" else (TF32, BFLOAT16, FLOAT32)

@@ -81,7 +81,7 @@ def test_runs_that_differ_are_counted(monkeypatch):
 
 
 def test_the_verifier_is_counted_and_its_failures_told():
-    (row,) = gpu.verification("relu")
+    (row,) = gpu.verifications(["relu"])
     assert row["checks"] > 10
     assert row["failures"] == []
 
@@ -109,7 +109,7 @@ def test_everything_is_measured_shown_and_saved(monkeypatch):
         report=said.append,
         save=lambda result: saved.append(json.dumps(result)),
     )
-    expected = ["determinism", "step of lenet28, float32", "verify relu", "dispatch", "matrix product, float32"]
+    expected = ["determinism", "step of lenet28, float32", "verify", "dispatch", "matrix product, float32"]
     assert said == [*expected, "avg_pool2d 2x2, 4x4x3, stride 2, float32"]
     assert result["left_out"] == {}
     tables = [row["table"] for row in result["rows"]]
