@@ -12,6 +12,7 @@ import numpy as np
 Row = dict[str, Any]
 LEAST_ROUNDS = 7
 NAP = 0.01  # seconds
+WARM = 0.02  # seconds that a turn begins with
 QUEUED = 20  # runs in a turn on a GPU
 
 
@@ -39,8 +40,8 @@ class Variant:
 def in_turn(run: Callable[[], Any], wait: Callable[[Any], Any] = jax.block_until_ready) -> Callable[[], float]:
     """The turn of a function that begins the work once; `wait` is given what it returns, and waits for its end.
 
-    It runs once before it is timed, as in a loop of its own: what ran before leaves the caches to itself and memory
-    given back, which costs the next, whichever it is (docs/speed.md). On a GPU several runs are begun before the last
+    Before it is timed it runs once, and again for `WARM` seconds, as in a loop of its own: what ran before leaves the
+    caches to itself and memory given back, and threads asleep, which costs the next (docs/speed.md). On a GPU several runs are begun before the last
     is waited for, as in a training loop: else the way there and back would be timed.
 
     >>> in_turn(lambda: sum(range(1000)))() > 0
@@ -49,7 +50,10 @@ def in_turn(run: Callable[[], Any], wait: Callable[[Any], Any] = jax.block_until
     runs = QUEUED if jax.default_backend() == "gpu" else 1
 
     def turn():
+        end = time.perf_counter() + WARM
         wait(run())
+        while time.perf_counter() < end:
+            wait(run())
         started = time.perf_counter()
         for _ in range(runs - 1):
             run()

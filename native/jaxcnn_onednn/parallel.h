@@ -1,6 +1,8 @@
 // Work cut into pieces that run on XLA's own threads; no thread is made, none spins.
 #pragma once
 
+#include <sched.h>
+
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -16,6 +18,26 @@
 #include "xla/ffi/api/ffi.h"
 
 namespace jaxcnn {
+
+// While it lives, this thread is not on the processor `cpu`, where there is another: Linux may wake a thread on the
+// processor of the one that wakes it, and leaves both there for milliseconds.
+class Apart {
+ public:
+  explicit Apart(int cpu) {
+    cpu_set_t others;
+    if (sched_getcpu() != cpu || sched_getaffinity(0, sizeof before_, &before_) != 0) return;
+    others = before_;
+    CPU_CLR(cpu, &others);
+    moved_ = CPU_COUNT(&others) > 0 && sched_setaffinity(0, sizeof others, &others) == 0;
+  }
+  ~Apart() {
+    if (moved_) sched_setaffinity(0, sizeof before_, &before_);
+  }
+
+ private:
+  cpu_set_t before_;
+  bool moved_ = false;
+};
 
 // Runs piece(0) to piece(pieces - 1), some of them in the caller's thread; returns the first error's text, or "".
 //
@@ -47,7 +69,11 @@ inline std::string Parallel(xla::ffi::ThreadPool& pool, int64_t pieces, const st
   };
   const int64_t helpers = std::min(pieces, pool.num_threads()) - 1;
   try {
-    for (int64_t i = 0; i < helpers; i++) pool.Schedule([work] { work(); });
+    for (int64_t i = 0; i < helpers; i++)
+      pool.Schedule([work, cpu = sched_getcpu()] {
+        Apart apart(cpu);
+        work();
+      });
   } catch (const std::bad_alloc&) {  // fewer help; to leave here would be to leave them with a piece that is gone
   }
   work();
