@@ -123,9 +123,9 @@ void* Ordered(const Plan& plan, void* kernel, Workspace& workspace) {
 // process in every step, and a quarter of a convolution's time went into its pages of 4 KiB.
 void InLargePages(void* data, size_t size) {
   constexpr uintptr_t kPage = 2 << 20;
-  const uintptr_t from = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
-  const uintptr_t to = (reinterpret_cast<uintptr_t>(data) + size) / kPage * kPage;
-  if (to > from) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(data), end = begin + size;
+  const uintptr_t from = begin / kPage * kPage, to = (end + kPage - 1) / kPage * kPage;
+  if (size >= kPage) madvise(reinterpret_cast<void*>(from), to - from, MADV_HUGEPAGE);
 }
 
 // Forward and dx: pieces of the batch, each written to its own place. `input` is x or dy, `output` y or dx.
