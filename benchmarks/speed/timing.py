@@ -41,8 +41,8 @@ def in_turn(run: Callable[[], Any], wait: Callable[[Any], Any] = jax.block_until
     """The turn of a function that begins the work once; `wait` is given what it returns, and waits for its end.
 
     Before it is timed it runs once, and again for `WARM` seconds, as in a loop of its own: what ran before leaves the
-    caches to itself and memory given back, and threads asleep, which costs the next (docs/speed.md). On a GPU several runs are begun before the last
-    is waited for, as in a training loop: else the way there and back would be timed.
+    caches to itself and memory given back, and threads asleep, which costs the next (docs/speed.md). On a GPU several
+    runs are begun before the last is waited for, as in a training loop: else the way there and back would be timed.
 
     >>> in_turn(lambda: sum(range(1000)))() > 0
     True

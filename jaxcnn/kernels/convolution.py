@@ -29,9 +29,10 @@ def input_gradient_on_cpu(dy, weight, *, window: Window, groups: int):
     return (_correlated(window.backward, groups, dy, turned.reshape(U, V, O // groups, groups * I)),)
 
 
-def kernel_gradient_on_cpu(x, dy, *, window: Window, groups: int):
+def kernel_gradient_on_cpu(x, dy, *, window: Window, groups: int, bias: bool):
     """(3) of `correlations`."""
-    return _gradient(window, groups, x, dy), sum_over_positions(dy)
+    dweight = _gradient(window, groups, x, dy)
+    return (dweight, sum_over_positions(dy)) if bias else (dweight,)
 
 
 def sum_over_positions(dy: jax.Array) -> jax.Array:

@@ -2,7 +2,7 @@ r"""The three correlations of a convolution layer, as primitives of JAX, each ot
 
 (1)  correlate        y        = x~ * w + b
 (2)  input_gradient   dx       = dy~ * rot180(w)
-(3)  kernel_gradient  (dw, db) = (x~ * dy, sum dy)
+(3)  kernel_gradient  (dw, db) = (x~ * dy, sum dy)      db where it is asked for
 
 Each is linear in either argument, w and b taken as one, and <dy, y(x, w, b)> = <dw(x, dy), w> + <db(dy), b>, without b
 also <dx(dy, w), x>. So the derivative of (2) in dy is (1) and in w is (3), that of (3) in x is (2) and in dy is (1).
@@ -51,10 +51,15 @@ def input_gradient(dy: jax.Array, weight: jax.Array, window: Window, groups: int
     return _input_gradient.bind(dy, weight, window=window, groups=groups)[0]
 
 
-def kernel_gradient(x: jax.Array, dy: jax.Array, window: Window, groups: int) -> tuple[jax.Array, jax.Array]:
-    """(3): x, zero-padded, correlated with dy as the kernel, the batch contracted, (U, V, I / groups, O); db (O,)."""
-    dweight, dbias = _kernel_gradient.bind(x, dy, window=window, groups=groups)
-    return dweight, dbias
+def kernel_gradient(
+    x: jax.Array, dy: jax.Array, window: Window, groups: int, *, bias: bool
+) -> tuple[jax.Array, jax.Array | None]:
+    """(3): x, zero-padded, correlated with dy as the kernel, the batch contracted, (U, V, I / groups, O).
+
+    With it db (O,) where there is a bias, or None.
+    """
+    dweight, *dbias = _kernel_gradient.bind(x, dy, window=window, groups=groups, bias=bias)
+    return dweight, dbias[0] if bias else None
 
 
 def _correlate_elsewhere(x, weight, *bias, window, groups):
@@ -88,7 +93,7 @@ def _input_gradient_elsewhere(dy, weight, *, window, groups):
     return (dx,)
 
 
-def _kernel_gradient_elsewhere(x, dy, *, window, groups):
+def _kernel_gradient_elsewhere(x, dy, *, window, groups, bias):
     dweight = lax.conv_general_dilated(
         x,
         dy,
@@ -98,7 +103,7 @@ def _kernel_gradient_elsewhere(x, dy, *, window, groups):
         batch_group_count=groups,
         dimension_numbers=("CHWN", "IHWO", "HWNC"),  # what is summed over, the batch, is called C and I here
     )
-    return dweight, convolution.sum_over_positions(dy)
+    return (dweight, convolution.sum_over_positions(dy)) if bias else (dweight,)
 
 
 def _primitive(name: str, on_cpu: Callable, elsewhere: Callable) -> Primitive:
@@ -210,21 +215,21 @@ def _bilinear(primitive: Primitive, in_first: Callable, in_second: Callable) -> 
     ad.primitive_transposes[primitive] = transpose
 
 
-def _dy_of_kernel_gradient(cotangents, x, dy, **facts):
-    weight, bias = cotangents
+def _dy_of_kernel_gradient(cotangents, x, dy, *, bias, **facts):
+    weight, *dbias = cotangents
     if type(weight) is ad.Zero:
-        return _over_positions(bias, dy)
-    return _correlate.bind(x, weight, *([] if type(bias) is ad.Zero else [bias]), **facts)[0]
+        return _over_positions(dbias[0], dy)
+    return _correlate.bind(x, weight, *(db for db in dbias if type(db) is not ad.Zero), **facts)[0]
 
 
 ad.primitive_jvps[_correlate] = _jvp_of_correlate
 _bilinear(
     _input_gradient,
     lambda x, weight, **facts: _correlate.bind(x, weight, **facts)[0],
-    lambda cotangents, dy, weight, **facts: _kernel_gradient.bind(cotangents[0], dy, **facts)[0],
+    lambda cotangents, dy, weight, **facts: _kernel_gradient.bind(cotangents[0], dy, bias=False, **facts)[0],
 )
 _bilinear(
     _kernel_gradient,
-    lambda weight, dy, **facts: _input_gradient.bind(dy, weight, **facts)[0],
+    lambda weight, dy, *, bias, **facts: _input_gradient.bind(dy, weight, **facts)[0],
     _dy_of_kernel_gradient,
 )

@@ -52,10 +52,11 @@ def takes(ctx: Any, arrays: Any) -> bool:
     )
 
 
-def call(name: str, results: Any, *arrays: jax.Array, window: Window, groups: int) -> Any:
+def call(name: str, results: Any, *arrays: jax.Array, window: Window, groups: int, **_: bool) -> Any:
     """The call `name`, of "correlate", "input_gradient" and "kernel_gradient", in a program that is compiled.
 
-    All arrays may have one dimension more in front: as many convolutions of one shape.
+    All arrays may have one dimension more in front: as many convolutions of one shape. Whether there is a bias it sees
+    by the number of arrays or results.
     """
     (top, bottom), (left, right) = window.padding
     facts = (*window.stride, top, bottom, left, right, *window.dilation, groups)

@@ -82,10 +82,10 @@ def _(residuals, dy, *, stride, padding, dilation, groups):
     check_shape("conv2d.backward", "dy", dy, (x.shape[0], *window.output, weight.shape[3]))
     dy = materialized(dy)
 
-    dweight, dbias = kernel_gradient(x, dy, window, groups)  # (2), (3)
+    dweight, dbias = kernel_gradient(x, dy, window, groups, bias=bias is not None)  # (2), (3)
     dy, dweight = materialized(dy, dweight)  # before dx: what lies in x is given back, 3 of 33 MiB in vgg32
     dx = input_gradient(dy, weight, window, groups)  # (4)
-    return dx, dweight, None if bias is None else dbias
+    return dx, dweight, dbias
 
 
 def _resolve(x, weight, bias, stride, padding, dilation, groups):

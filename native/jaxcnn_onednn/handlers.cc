@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <sstream>
 #include <string>
 #include <unordered_map>
@@ -87,8 +88,19 @@ ffi::ErrorOr<Problem> Understand(Array x, Array weight, Array y, Window window) 
   return problem;
 }
 
-bool Has(Array bias, const Problem& problem) {
-  return bias.element_count() == size_t(problem.batches * problem.geometry.O);
+Array Plain(Array array) { return array; }
+Array Plain(Result result) { return *result; }
+
+// b or db, of those arrays that a call may have: null if there is none, refused if it does not fit.
+template <typename Arrays>
+ffi::ErrorOr<void*> Bias(const Arrays& rest, const Problem& problem, ffi::DataType type) {
+  if (rest.size() == 0) return nullptr;
+  const auto given = rest.template get<Array>(0);
+  if (given.has_error()) return ffi::Unexpected(given.error());
+  const Array bias = Plain(*given);
+  if (bias.element_count() != size_t(problem.batches * problem.geometry.O) || bias.element_type() != type)
+    return ffi::Unexpected(Invalid("the bias must have an entry for each output map, of the type of x"));
+  return bias.untyped_data();
 }
 
 // How many pieces the N samples of one convolution are cut into.
@@ -97,7 +109,10 @@ int64_t Pieces(ffi::ThreadPool& pool, const Geometry& g) {
   return int64_t(std::clamp(g.multiply_adds() / kLeast, 1.0, double(most)));
 }
 
-char* At(void* data, int64_t entries, size_t bytes) { return static_cast<char*>(data) + entries * int64_t(bytes); }
+// Of nothing, a bias that there is not, nothing.
+void* At(void* data, int64_t entries, size_t bytes) {
+  return data == nullptr ? nullptr : static_cast<char*>(data) + entries * int64_t(bytes);
+}
 
 dnnl::memory Memory(const dnnl::memory::desc& description, void* data) {
   return dnnl::memory(description, Engine(), data);
@@ -169,23 +184,24 @@ std::string Correlate(ffi::ThreadPool& pool, Kind kind, const Problem& problem, 
   });
 }
 
-// dweight and dbias of the samples of one piece, in float32.
+// dweight, and dbias unless that is null, of the samples of one piece, in float32.
 void GradientOf(const Problem& problem, int64_t first, int64_t samples, void* x, void* dy, float* dweight,
                 float* dbias) {
   const Geometry& whole = problem.geometry;
   Geometry mine = whole;
   mine.N = samples;
-  const auto plan = FindPlan(Kind::kKernelGradient, problem.type, mine, true);
+  const auto plan = FindPlan(Kind::kKernelGradient, problem.type, mine, dbias != nullptr);
   Workspace own, scratch;
   void* ordered = plan->reorders() ? own.Bytes(plan->wanted.get_size()) : dweight;
   const dnnl::memory found = Memory(plan->wanted, ordered), result = Memory(plan->given, dweight);
   const dnnl::memory room = Scratch(*plan, scratch);
-  plan->convolution.execute(
-      Stream(), {{DNNL_ARG_SRC, Memory(plan->x, At(x, first * whole.x_size(), problem.bytes))},
-                 {DNNL_ARG_DIFF_DST, Memory(plan->y, At(dy, first * whole.y_size(), problem.bytes))},
-                 {DNNL_ARG_DIFF_WEIGHTS, found},
-                 {DNNL_ARG_DIFF_BIAS, Memory(plan->bias, dbias)},
-                 {DNNL_ARG_SCRATCHPAD, room}});
+  std::unordered_map<int, dnnl::memory> arguments = {
+      {DNNL_ARG_SRC, Memory(plan->x, At(x, first * whole.x_size(), problem.bytes))},
+      {DNNL_ARG_DIFF_DST, Memory(plan->y, At(dy, first * whole.y_size(), problem.bytes))},
+      {DNNL_ARG_DIFF_WEIGHTS, found},
+      {DNNL_ARG_SCRATCHPAD, room}};
+  if (dbias != nullptr) arguments.emplace(DNNL_ARG_DIFF_BIAS, Memory(plan->bias, dbias));
+  plan->convolution.execute(Stream(), arguments);
   if (plan->reorders())
     plan->reorder.execute(Stream(), {{DNNL_ARG_FROM, found}, {DNNL_ARG_TO, result}, {DNNL_ARG_SCRATCHPAD, room}});
   Stream().wait();
@@ -206,20 +222,26 @@ void Write(const float* from, int64_t size, dnnl::memory::data_type type, void* 
 
 std::string Gradient(ffi::ThreadPool& pool, const Problem& problem, void* x, void* dy, void* dweight, void* dbias) {
   const Geometry& whole = problem.geometry;
-  const int64_t size = whole.weight_size(), both = size + whole.O;
+  const int64_t size = whole.weight_size(), both = size + (dbias == nullptr ? 0 : whole.O);
+  const auto found_in = [&](float* found, int64_t first, int64_t samples) {
+    GradientOf(problem, first, samples, x, dy, found, dbias == nullptr ? nullptr : found + size);
+  };
+  const auto write = [&](const float* found, int64_t batch) {
+    Write(found, size, problem.type, At(dweight, batch * size, problem.bytes));
+    if (dbias != nullptr) Write(found + size, whole.O, problem.type, At(dbias, batch * whole.O, problem.bytes));
+  };
   if (problem.batches > 1) {  // each batch is a piece, with a gradient of its own
     InLargePages(dweight, problem.batches * size * problem.bytes);
     return Parallel(pool, problem.batches, [&](int64_t batch) {
-      void* own_dweight = At(dweight, batch * size, problem.bytes);
-      void* own_dbias = At(dbias, batch * whole.O, problem.bytes);
+      if (problem.type == dnnl::memory::data_type::f32) {
+        GradientOf(problem, batch * whole.N, whole.N, x, dy, static_cast<float*>(At(dweight, batch * size, 4)),
+                   static_cast<float*>(At(dbias, batch * whole.O, 4)));
+        return;
+      }
       Workspace workspace;
-      const bool as_it_is = problem.type == dnnl::memory::data_type::f32;
-      float* found = static_cast<float*>(as_it_is ? own_dweight : workspace.Bytes(both * sizeof(float)));
-      float* bias = as_it_is ? static_cast<float*>(own_dbias) : found + size;
-      GradientOf(problem, batch * whole.N, whole.N, x, dy, found, bias);
-      if (as_it_is) return;
-      Write(found, size, problem.type, own_dweight);
-      Write(bias, whole.O, problem.type, own_dbias);
+      float* found = static_cast<float*>(workspace.Bytes(both * sizeof(float)));
+      found_in(found, batch * whole.N, whole.N);
+      write(found, batch);
     });
   }
   const int64_t pieces = std::clamp<int64_t>(kParts / (both * int64_t(sizeof(float))), 1, Pieces(pool, whole));
@@ -227,20 +249,16 @@ std::string Gradient(ffi::ThreadPool& pool, const Problem& problem, void* x, voi
   float* parts = static_cast<float*>(workspace.Bytes(pieces * both * sizeof(float)));
   const std::string error = Parallel(pool, pieces, [&](int64_t i) {
     const int64_t from = whole.N * i / pieces, to = whole.N * (i + 1) / pieces;
-    float* found = parts + i * both;
-    GradientOf(problem, from, to - from, x, dy, found, found + size);
+    found_in(parts + i * both, from, to - from);
   });
   if (!error.empty()) return error;
   for (int64_t i = 1; i < pieces; i++)  // always in this order, so that a second run gives the same bits
     for (int64_t k = 0; k < both; k++) parts[k] += parts[i * both + k];
-  Write(parts, size, problem.type, dweight);
-  Write(parts + size, whole.O, problem.type, dbias);
+  write(parts, 0);
   return "";
 }
 
-template <typename Work>
-ffi::Error Answer(const ffi::ErrorOr<Problem>& problem, const Work& work) {
-  if (problem.has_error()) return problem.error();
+ffi::Error Answer(const std::function<std::string()>& work) {
   std::string error;
   try {
     error = work();
@@ -252,33 +270,31 @@ ffi::Error Answer(const ffi::ErrorOr<Problem>& problem, const Work& work) {
 
 ffi::Error Forward(ffi::ThreadPool pool, Array x, Array weight, ffi::RemainingArgs rest, Result y, Window window) {
   const auto problem = Understand(x, weight, *y, window);
-  void* bias = nullptr;
-  if (problem.has_value() && rest.size() > 0) {
-    const auto given = rest.get<Array>(0);
-    if (!given || !Has(*given, *problem) || given->element_type() != x.element_type())
-      return Invalid("bias must have an entry for each output map, of the type of x");
-    bias = given->untyped_data();
-  }
-  return Answer(problem, [&] {
-    return Correlate(pool, Kind::kForward, *problem, x.untyped_data(), weight.untyped_data(), bias, y->untyped_data());
+  if (problem.has_error()) return problem.error();
+  const auto bias = Bias(rest, *problem, x.element_type());
+  if (bias.has_error()) return bias.error();
+  return Answer([&] {
+    return Correlate(pool, Kind::kForward, *problem, x.untyped_data(), weight.untyped_data(), *bias, y->untyped_data());
   });
 }
 
 ffi::Error InputGradient(ffi::ThreadPool pool, Array dy, Array weight, Result dx, Window window) {
   const auto problem = Understand(*dx, weight, dy, window);
-  return Answer(problem, [&] {
+  if (problem.has_error()) return problem.error();
+  return Answer([&] {
     return Correlate(pool, Kind::kInputGradient, *problem, dy.untyped_data(), weight.untyped_data(), nullptr,
                      dx->untyped_data());
   });
 }
 
-ffi::Error KernelGradient(ffi::ThreadPool pool, Array x, Array dy, Result dweight, Result dbias, Window window) {
+ffi::Error KernelGradient(ffi::ThreadPool pool, Array x, Array dy, Result dweight, ffi::RemainingRets rest,
+                          Window window) {
   const auto problem = Understand(x, *dweight, dy, window);
-  if (problem.has_value() && (!Has(*dbias, *problem) || dbias->element_type() != x.element_type()))
-    return Invalid("dbias must have an entry for each output map, of the type of x");
-  return Answer(problem, [&] {
-    return Gradient(pool, *problem, x.untyped_data(), dy.untyped_data(), dweight->untyped_data(),
-                    dbias->untyped_data());
+  if (problem.has_error()) return problem.error();
+  const auto dbias = Bias(rest, *problem, x.element_type());
+  if (dbias.has_error()) return dbias.error();
+  return Answer([&] {
+    return Gradient(pool, *problem, x.untyped_data(), dy.untyped_data(), dweight->untyped_data(), *dbias);
   });
 }
 
@@ -290,7 +306,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_correlate, Forward,
                               Bound().RemainingArgs().Ret<Array>().Attr<Window>("window"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_input_gradient, InputGradient, Bound().Ret<Array>().Attr<Window>("window"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_kernel_gradient, KernelGradient,
-                              Bound().Ret<Array>().Ret<Array>().Attr<Window>("window"));
+                              Bound().Ret<Array>().RemainingRets().Attr<Window>("window"));
 
 }  // namespace jaxcnn
 

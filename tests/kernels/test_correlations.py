@@ -101,7 +101,7 @@ def test_a_batch_of_correlations_is_a_loop(rng, kind, axes):
 
     def f(first, second):
         given = (first, second, bias) if kind == "correlate" else (first, second)
-        return getattr(kernels, kind)(*given, window, 2)
+        return getattr(kernels, kind)(*given, window, 2, **({"bias": True} if kind == "kernel_gradient" else {}))
 
     found = jax.vmap(f, axes)(*arrays)
     for i in range(3):

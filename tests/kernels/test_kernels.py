@@ -58,7 +58,7 @@ def correlations(window, groups):
         return (
             kernels.correlate(x, weight, bias, window, groups),
             kernels.input_gradient(dy, weight, window, groups),
-            *kernels.kernel_gradient(x, dy, window, groups),
+            *kernels.kernel_gradient(x, dy, window, groups, bias=True),
         )
 
     return found, expected

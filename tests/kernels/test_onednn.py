@@ -99,7 +99,9 @@ def test_a_batch_of_correlations_is_a_loop(rng, kind, axes):
     def f(first, second):
         if kind == "correlate":
             return kernels.correlate(first, second, bias, window, 2)
-        return getattr(kernels, kind)(first, second, window, 2)
+        if kind == "kernel_gradient":
+            return kernels.kernel_gradient(first, second, window, 2, bias=True)
+        return kernels.input_gradient(first, second, window, 2)
 
     stacked = [
         a if axis is None else whole(rng, *a.shape[:axis], 4, *a.shape[axis:])
@@ -113,6 +115,24 @@ def test_a_batch_of_correlations_is_a_loop(rng, kind, axes):
         jax.tree.map(lambda many, one, i=i: np.testing.assert_array_equal(many[i], one), found, one)
     twice = jax.vmap(batched)(*(jnp.stack([a, 2 * a]) for a in stacked))
     jax.tree.map(lambda both, once: np.testing.assert_array_equal(both[0], once), twice, found)
+
+
+@built
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_without_a_bias_the_gradient_of_the_kernel_is_the_same(rng, dtype):
+    if dtype not in onednn.TYPES[: 1 + onednn._native()[0].bfloat16()]:
+        pytest.skip("this processor does not multiply bfloat16")
+    window, arrays = drawn(rng, (3, 6, 7), (3, 2), 4, 6, 2, {"stride": (1, 2), "padding": 1})
+    x, dy = arrays[0].astype(dtype), arrays[3].astype(dtype)
+    for arrays, f in (((x, dy), lambda f: f), ((jnp.stack([x, -x]), jnp.stack([dy, 2 * dy])), jax.vmap)):
+        both, alone = (
+            jax.jit(f(lambda x, dy, bias=bias: kernels.kernel_gradient(x, dy, window, 2, bias=bias)))
+            for bias in (True, False)
+        )
+        assert is_called(alone, *arrays)
+        dweight, nothing = alone(*arrays)
+        assert nothing is None
+        np.testing.assert_array_equal(dweight, both(*arrays)[0])
 
 
 @built
@@ -151,7 +171,7 @@ def test_the_same_program_gives_the_same_bits(rng):
     """However the pieces fall to the threads, their sums are made in one order."""
     arrays = [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((64, 16, 16, 8), (64, 16, 16, 8))]
     window = resolve("conv2d", (16, 16), (3, 3), padding=1)
-    gradient = jax.jit(lambda x, dy: kernels.kernel_gradient(x, dy, window, 1))
+    gradient = jax.jit(lambda x, dy: kernels.kernel_gradient(x, dy, window, 1, bias=True))
     first = gradient(*arrays)
     for _ in range(20):
         jax.tree.map(np.testing.assert_array_equal, gradient(*arrays), first)
