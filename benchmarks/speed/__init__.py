@@ -15,13 +15,14 @@ from .gpu import check_device, measure_gpu
 from .nets import NETS
 from .operations import OPERATION_NAMES
 from .peers import PEERS
-from .report import Measurements, markdown, measurements, slower_than_torch, text, wrong
+from .report import Measurements, by_batch, markdown, measurements, slower_than_torch, text, wrong
 
 __all__ = [
     "NETS",
     "OPERATION_NAMES",
     "PEERS",
     "Measurements",
+    "by_batch",
     "check_device",
     "markdown",
     "measure_all",

@@ -48,9 +48,8 @@ def text(result: Measurements) -> str:
         if rows:
             batches = ", ".join(dict.fromkeys(str(row.get("batch", 128)) for row in rows))
             parts.append(f"{title.format(batches=batches)}\n{_aligned(*render(rows))}")
-    head, lines = _ratios(result["rows"])
-    if lines:
-        parts.append(f"operations, ours / torch\n{_aligned(head, lines)}")
+    if ratios := by_batch(result["rows"]):
+        parts.append(f"operations, ours / torch\n{ratios}")
     marked = [pair for pair in _pairs(result["rows"]) if pair.marked]
     said = [f"more than {pair.limit} times PyTorch: {pair.name}, {pair.ratio:.1f}" for pair in marked]
     failed = [row["failed"] for row in result["rows"] if "failed" in row]
@@ -193,8 +192,12 @@ def _operations(rows):
     return head, lines
 
 
-def _ratios(rows):
-    """Of results that tell the batch sizes apart: how far we are from PyTorch at each."""
+def by_batch(rows: Sequence[Row]) -> str:
+    """How far single operations are from PyTorch's at each batch size, a table; "" where none is told.
+
+    >>> by_batch([])
+    ''
+    """
     groups: dict[tuple, list[_Pair]] = {}
     for pair in _pairs(rows):
         if "batch" in pair.row:
@@ -203,7 +206,7 @@ def _ratios(rows):
     for (batch, precision), pairs in groups.items():
         middle, above = median(pair.ratio for pair in pairs), sum(pair.marked for pair in pairs)
         lines.append([str(batch), precision, str(len(pairs)), f"{middle:.2f}", str(above)])
-    return ["batch", "precision", "operations", "median", "above"], lines
+    return _aligned(["batch", "precision", "operations", "median", "above"], lines) if lines else ""
 
 
 def _dispatch(rows):

@@ -1,8 +1,10 @@
 """oneDNN's convolutions: exact on whole numbers, called where they can be, and nowhere else."""
 
 import ctypes
+import os
 import sys
 import threading
+import time
 import types
 
 import jax
@@ -164,6 +166,18 @@ def test_it_is_called_with_what_it_takes_alone(rng):
     with jax.enable_x64(True):
         assert not is_called(f, *(np.asarray(a, np.float64) for a in (x, weight, bias)))
     assert CALL not in export.export(jax.jit(f))(x, weight, bias).mlir_module()
+
+
+@built
+def test_no_thread_is_kept_from_a_processor(rng):
+    """A thread that stood aside for the caller may run anywhere again."""
+    x, weight = jnp.ones((64, 16, 16, 8)), jnp.ones((3, 3, 8, 8))
+    f = jax.jit(lambda x, weight: conv2d(x, weight))
+    for _ in range(20):
+        time.sleep(0.01)
+        f(x, weight).block_until_ready()
+    own = os.sched_getaffinity(0)
+    assert all(os.sched_getaffinity(int(thread)) == own for thread in os.listdir("/proc/self/task"))
 
 
 @built
