@@ -214,7 +214,7 @@ def test_a_dangling_default_folder_is_refused(capsys):
     assert "out is 'runs', which cannot be created" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("on_cpu_alone")  # a GPU adds in another order each time
+@pytest.mark.usefixtures("on_cpu_alone")  # on a GPU it is not
 def test_the_recipe_of_a_run_repeats_it_bit_for_bit(capsys, monkeypatch, few_digits):
     monkeypatch.setattr(experiment, "load_dataset", lambda source: few_digits)
     options = ("--epochs", 2, "--batch-size", 16, "--seed", 5, "--optimizer", "nesterov", "--loss", "squared-error")
