@@ -31,6 +31,7 @@ def parts() -> Iterator[tuple[str, str, str]]:
     at_128 = [row for row in operations["rows"] if row.get("batch", 128) == 128]
     yield "docs/speed.md", f"{command} --op all", _block(speed.text(operations | {"rows": at_128}))
     yield "docs/speed.md", f"{command} --op all --batch 128,32,512,1", _block(speed.by_batch(operations["rows"]))
+    yield "docs/speed.md", "benchmarks/results/h100.json", _h100()
     yield "docs/presets.md", "benchmarks/presets.py", presets.table(_result("presets"))
     yield "docs/presets.md", "benchmarks/held_out.py", held_out.table(_result("held_out"))
     yield "docs/check_grads.md", "jaxcnn verify --mutants", _mutants()
@@ -83,6 +84,21 @@ def main() -> None:
 
 def _result(name):
     return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def _h100():
+    """Our step over that of jax.grad, alone and in a scan of 8, whose milliseconds for a step stand behind."""
+    queued = {(row["what"], row["variant"]): row["queued"] for row in _result("h100")["rows"]}
+    precisions = ("float32 (TF32)", "bfloat16", "float32")
+    lines = ["| ours / jax.grad | " + " | ".join(precisions) + " |", "|---" * 4 + "|"]
+    for net in speed.NETS:
+        cells = []
+        for precision in precisions:
+            what = f"step {net} {precision}"
+            single, scanned = (queued[what, f"ours{how}"] / queued[what, f"jax.grad{how}"] for how in ("", ", scanned"))
+            cells.append(f"{single:.2f}, {scanned:.2f} ({queued[what, 'ours, scanned'] / 8e3:.2f} ms)")
+        lines.append(f"| {net} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _rule_of_dense():

@@ -58,7 +58,7 @@ def test_the_gradient_of_max_pooling_is_the_same_in_every_run_and_what_is_refuse
             assert "equal" not in row
         else:
             assert row["runs"] == 3
-            assert row["equal"] == 3 or row["variant"] == "jax.grad"
+            assert row["equal"] == 3 or (row["variant"] == "jax.grad" and gpu.jax.default_backend() != "cpu")
 
 
 def test_runs_that_differ_are_counted(monkeypatch):
