@@ -21,6 +21,7 @@ from jaxcnn import (
     softmax_cross_entropy,
     train_epoch,
     train_step,
+    training,
 )
 from jaxcnn.training import epoch_order
 
@@ -188,6 +189,20 @@ def start_with(key):
     return init_state(NETWORK, OPTIMIZER, key, (6, 6, 1))
 
 
+def test_labels_of_another_device_are_looked_at_where_many_steps_follow(images, monkeypatch):
+    """Pretended; on a GPU they are."""
+    monkeypatch.setattr(training, "_at_hand", lambda array: False)
+    x, labels = images
+    state, wrong = start(), jnp.asarray(labels) + 1
+    for call in (
+        lambda: evaluate(NETWORK, LOSS, state.params, x, wrong),
+        lambda: fit(NETWORK, LOSS, OPTIMIZER, state, x, wrong, batch_size=8, epochs=1),
+        lambda: fit(NETWORK, LOSS, OPTIMIZER, state, x, labels, batch_size=8, epochs=1, test=(x, wrong)),
+    ):
+        with pytest.raises(InputError, match="labels go from 1 to 3 but the network has 3 outputs"):
+            call()
+
+
 def test_errors_are_one_sentence(images):
     state, maps = start(), Sequential((Conv2d(4, 3),))
     other = init_state(maps, OPTIMIZER, jax.random.key(0), (6, 6, 1))
@@ -204,7 +219,6 @@ def test_errors_are_one_sentence(images):
 
     for call, message in (
         (lambda: step(labels=wrong), high),
-        (lambda: evaluate(NETWORK, LOSS, state.params, x, jnp.asarray(wrong)), high),
         (lambda: train_epoch(NETWORK, LOSS, OPTIMIZER, state, x, wrong, 8), high),
         (lambda: jax.jit(lambda state: step(state=state, labels=wrong))(state), high),
         (lambda: step(maps, state=other), flatten),

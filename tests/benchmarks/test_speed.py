@@ -170,6 +170,17 @@ def test_peers_that_are_installed_compute_the_same(task, truth):
             assert [(row["variant"], row["error"]) for row in rows] == [("ours", 0), ("torch", 0)]
 
 
+@pytest.mark.parametrize(("backend", "expected"), [("cpu", "run wait run wait"), ("gpu", "run wait run run run wait")])
+def test_on_a_gpu_several_runs_are_begun_before_the_last_is_waited_for(monkeypatch, backend, expected):
+    """By a clock on which a run takes a second; the turn's seconds are those of one run."""
+    done = []
+    monkeypatch.setattr(timing, "QUEUED", 3)
+    monkeypatch.setattr(timing.jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: float(done.count("run")))
+    assert timing.in_turn(lambda: done.append("run"), lambda _: done.append("wait"))() == 1.0
+    assert " ".join(done) == expected
+
+
 def test_peers_that_are_absent_are_named(tmp_path, monkeypatch):
     for name in ("torch", "flax"):  # as if it were not installed
         (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError('No module named {name}', name='{name}')")
