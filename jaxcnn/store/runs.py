@@ -83,11 +83,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Saved:
-    """What `load_run` reads back: the checkpoint, the recipe and the normalisation of its images."""
+    """What `load_run` reads back: the checkpoint, the recipe, the normalisation of its images, the classes' names."""
 
     checkpoint: Checkpoint
     recipe: Recipe
     normalization: Normalization
+    classes: tuple[str, ...]
 
     @property
     def image_shape(self) -> Shape:
@@ -116,7 +117,8 @@ def load_run(folder: AnyPath) -> Saved:
         recipe = Recipe.from_dict({name: saved.info[name] for name in ("data", "loss", "dtype")})
         numbers = {name: float(saved.info["normalization"][name]) for name in ("mean", "std")}
         normalization = Normalization(**numbers, padding=int(saved.info["normalization"]["padding"]))
+        classes = tuple(map(str, saved.info["classes"]))
         _, _, _ = saved.in_shape
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: is corrupt (configuration: {error}); it must be written by jaxcnn train") from None
-    return Saved(saved, recipe, normalization)
+    return Saved(saved, recipe, normalization, classes)

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
 
 INFO = {
     "data": "digits",
+    "classes": list("0123456789"),
     "loss": "cross-entropy",
     "dtype": "float32",
     "normalization": {"mean": 0, "std": 1, "padding": 0},
