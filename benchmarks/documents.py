@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxcnn import experiment, files
-from jaxcnn.experiment import Recorder
 from jaxcnn.recipe import Recipe
+from jaxcnn.recorder import Recorder
 
 from . import held_out, presets, speed
 

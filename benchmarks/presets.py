@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 
+from jaxcnn import evaluate
 from jaxcnn.experiment import Observer, Result, run
 from jaxcnn.zoo.presets import PRESETS, find_preset
 
@@ -22,14 +23,21 @@ RESULT = Path(__file__).parent / "results" / "presets.json"
 RUNS = ("deeplearntoolbox:20", "deeplearntoolbox:100", "lenet5", "bouvrie", "stochastic:1", "modern")
 
 
-class Progress(Observer):
-    """A line for each epoch."""
+class AfterOne(Observer):
+    """Measures the test images after the first epoch, too, of which some authors tell; nothing is chosen by it."""
 
-    def on_epoch(self, experiment, state, metrics, found):
-        print(f"{experiment.recipe.name} epoch {metrics['epoch']}: {metrics['test_accuracy']:.2%}", file=sys.stderr)
+    accuracy = 0.0
+
+    def on_epoch(self, experiment, progress, found):
+        metrics = progress.history[-1]
+        if len(progress.history) == 1:
+            images = experiment.normalization(experiment.dataset.test_images)
+            params, labels = progress.state.averaged, experiment.dataset.test_labels
+            self.accuracy = evaluate(experiment.network, experiment.loss, params, images, labels).accuracy
+        print(f"{experiment.recipe.name} epoch {metrics['epoch']}: loss {metrics['loss']:.4f}", file=sys.stderr)
 
 
-def entry(result: Result) -> dict[str, Any]:
+def entry(result: Result, after_one: float) -> dict[str, Any]:
     """What a run says of its preset."""
     recipe, epochs = result.experiment.recipe, result.history
     seconds = [epoch["seconds"] for epoch in epochs[1:]] or [epochs[0]["seconds"]]
@@ -37,8 +45,8 @@ def entry(result: Result) -> dict[str, Any]:
         "preset": recipe.name,
         "data": Path(recipe.data).name,
         "epochs": len(epochs),
-        "test_accuracy": epochs[-1]["test_accuracy"],
-        "test_accuracy_after_epoch_1": epochs[0]["test_accuracy"],
+        "test_accuracy": result.measured.accuracy,
+        "test_accuracy_after_epoch_1": after_one,
         "seconds_per_epoch": round(statistics.median(seconds), 1),
         "seed": recipe.seed,
         "device": jax.devices()[0].device_kind,
@@ -51,8 +59,9 @@ def entry(result: Result) -> dict[str, Any]:
 def train(data: str | Path, named: str) -> dict[str, Any]:
     """The entry of one run, "preset" or "preset:epochs"."""
     name, _, epochs = named.partition(":")
-    recipe = find_preset(name).changed(data=str(data))
-    return entry(run(recipe.changed(epochs=int(epochs)) if epochs else recipe, Progress()))
+    recipe, observer = find_preset(name).changed(data=str(data)), AfterOne()
+    result = run(recipe.changed(epochs=int(epochs)) if epochs else recipe, observer)
+    return entry(result, observer.accuracy)
 
 
 def record(new: dict[str, Any], result: Path = RESULT) -> None:

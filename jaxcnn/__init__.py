@@ -28,6 +28,7 @@ from .layers.stochastic_pool import *
 from .layers.subsample import *
 from .losses import *
 from .operation import *
+from .progress import *
 from .recovery import *
 from .sgd import *
 from .store.spec import *

@@ -11,27 +11,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import files, verify
-from .data import Dataset, Normalization, load_dataset, mirrored
+from . import verify
+from .data import Augmentation, Dataset, Normalization, held_out, load_dataset, mirrored
 from .errors import InputError, shown
 from .files import AnyPath
 from .fit import fit
-from .inspect import plots
 from .inspect.diagnosis import Diagnosis, diagnose
-from .inspect.flow import flow
 from .inspect.summary import summary
 from .layers.activation import ScaledTanh, Tanh
-from .layers.base import Layer, Shape
+from .layers.base import Layer, Params, Shape
 from .losses import Loss, SoftmaxCrossEntropy, SquaredError
+from .progress import Progress
 from .recipe import Recipe
 from .recovery import NonFiniteLoss
-from .sgd import SGD, Constant, Cosine, Optax, Optimizer
-from .store.runs import Run, check_out
+from .sgd import SGD, Averaged, Clipped, Constant, Cosine, Optax, Optimizer, Step, WarmUp
+from .store.runs import load_unfinished
 from .training import Evaluation, TrainState, evaluate, init_state
 from .zoo.models import MODELS, by_shape, find_model
 from .zoo.presets import PRESETS
 
-__all__ = ["Experiment", "Observer", "Recorder", "Result", "prepare", "run"]
+__all__ = ["Experiment", "Observer", "Result", "prepare", "run"]
 
 DIAGNOSED = 512  # training images on which a network is diagnosed after each epoch
 AGREES = 1e-10  # of the hand-written gradient with automatic differentiation, in float64
@@ -39,7 +38,7 @@ AGREES = 1e-10  # of the hand-written gradient with automatic differentiation, i
 
 @dataclass(frozen=True)
 class Experiment:
-    """A recipe with nothing left open: its values filled in, the data normalised, the network built."""
+    """A recipe with nothing left open: its values filled in, the data split and normalised, the network built."""
 
     recipe: Recipe
     dataset: Dataset
@@ -48,6 +47,7 @@ class Experiment:
     loss: Loss
     train_images: np.ndarray
     train_labels: np.ndarray
+    validation: tuple[np.ndarray, np.ndarray] | None
 
     @property
     def in_shape(self) -> Shape:
@@ -60,6 +60,11 @@ class Experiment:
         beside = {"classes": self.dataset.classes, "normalization": vars(self.normalization)}
         return self.recipe.to_dict() | beside
 
+    @property
+    def steps(self) -> int:
+        """Updates in an epoch."""
+        return len(self.train_images) // self.recipe.batch_size
+
 
 @dataclass(frozen=True)
 class Result:
@@ -69,8 +74,10 @@ class Result:
         experiment: what was done.
         gradient_check: the relative error of the hand-written gradient before training.
         state: the last training state.
-        history: a dict for each epoch, see `fit`.
-        measured: on the test images.
+        params: what was measured: the parameters after the epoch that was best on the validation images, or the last
+            where there are none; their moving average, if the recipe has one.
+        history: a dict for each epoch, see `fit`, with the shares of dead and saturated units.
+        measured: on the test images, which nothing looked at before.
         parameters: how many numbers are learned.
         seconds: from start to finish.
     """
@@ -78,6 +85,7 @@ class Result:
     experiment: Experiment
     gradient_check: float
     state: TrainState
+    params: Params
     history: list[dict]
     measured: Evaluation
     parameters: int
@@ -87,17 +95,26 @@ class Result:
 class Observer:
     """Is told what happens in a `run`; each method does nothing unless a subclass says what."""
 
+    def on_stage(self, doing: str) -> None:
+        """Something begins that takes time: "reading the data", "compiling the training step"."""
+
     def on_prepared(self, experiment: Experiment) -> None:
         """Nothing has been computed yet."""
 
-    def on_checked(self, experiment: Experiment, gradient_check: float) -> None:
-        """The gradient is right; training begins."""
+    def on_checked(self, experiment: Experiment, gradient_check: float, progress: Progress) -> None:
+        """The gradient is right; training begins, or goes on."""
 
-    def on_epoch(self, experiment: Experiment, state: TrainState, metrics: dict, found: tuple[Diagnosis, ...]) -> None:
+    def on_steps(self, experiment: Experiment, progress: Progress) -> None:
+        """About half a second of training is over."""
+
+    def on_epoch(self, experiment: Experiment, progress: Progress, found: tuple[Diagnosis, ...]) -> None:
         """An epoch is over; `found` is the diagnosis on the first training images."""
 
     def on_divergence(self, experiment: Experiment, diverged: NonFiniteLoss) -> None:
         """The loss is not finite; the run ends."""
+
+    def on_interrupt(self) -> None:
+        """The run was interrupted by Ctrl-C and ends."""
 
     def on_end(self, result: Result) -> None:
         """Training is over and the test images were measured."""
@@ -107,11 +124,17 @@ class WrongGradient(ArithmeticError):
     """The gradient of the very network that was to be trained is wrong; nothing was trained."""
 
 
-def run(recipe: Recipe, *observers: Observer) -> Result:
+def run(recipe: Recipe, *observers: Observer, resume: AnyPath | None = None) -> Result:
     """Check the gradient, train, measure; the observers are told in their order.
 
+    Args:
+        recipe: what to do.
+        observers: such as `Recorder`, which keeps what was reached.
+        resume: the folder of an unfinished run of this recipe (its `epochs` and stopping rules may differ), which is
+            continued as if it had not ended.
+
     Raises:
-        InputError: the recipe does not fit the data.
+        InputError: the recipe does not fit the data, or the run to resume does not fit the recipe.
         WrongGradient: the hand-written gradient is not that of automatic differentiation.
         NonFiniteLoss: the loss became NaN or infinite.
 
@@ -120,47 +143,103 @@ def run(recipe: Recipe, *observers: Observer) -> Result:
     ('digits', 53002, 2, True)
     """
     started = time.perf_counter()
+    tell = Told(observers)
+    tell("on_stage", "reading the data")
     experiment = prepare(recipe)
     recipe, network, loss = experiment.recipe, experiment.network, experiment.loss
-    images, labels, dtype = experiment.train_images, experiment.train_labels, jnp.dtype(recipe.dtype)
+    dtype = jnp.dtype(recipe.dtype)
     with precision(recipe.dtype):
         parameters = summary(network, experiment.in_shape).total.parameters
-        optimizer = make_optimizer(recipe, recipe.epochs * (len(images) // recipe.batch_size))
+        optimizer = make_optimizer(recipe, experiment.steps)
         key = jax.random.key(recipe.seed)
         state = init_state(network, optimizer, key, experiment.in_shape, dtype=dtype)
-        _tell(observers, "on_prepared", experiment)
-        error = verify.check_network(network, loss, state.params, images[:32], labels[:32], key)
-        if not error <= AGREES:
-            raise WrongGradient(
-                f"the hand-written gradient differs from jax.grad by {error:.1e}, allowed is {AGREES}; "
-                "nothing was trained"
-            )
-        _tell(observers, "on_checked", experiment, error)
-        examined = jnp.asarray(images[:DIAGNOSED], dtype)
-        test = experiment.normalization(experiment.dataset.test_images), experiment.dataset.test_labels
+        tell("on_prepared", experiment)
+        begun = Progress(state) if resume is None else _resumed(resume, experiment, state)
+        tell("on_stage", "checking the gradient")
+        error = checked_gradient(experiment, begun.state, key)
+        tell("on_checked", experiment, error, begun)
         try:
-            state, history = fit(
-                network,
-                loss,
-                optimizer,
-                state,
-                images,
-                labels,
-                batch_size=recipe.batch_size,
-                epochs=recipe.epochs,
-                target_error=recipe.target_error,
-                test=test,
-                on_epoch=lambda state, metrics: _tell(
-                    observers, "on_epoch", experiment, state, metrics, diagnose(network, state.params, examined)
-                ),
-            )
+            progress = _fitted(experiment, optimizer, begun, tell)
         except NonFiniteLoss as diverged:
-            _tell(observers, "on_divergence", experiment, diverged)
+            tell("on_divergence", experiment, diverged)
             raise
-        measured = evaluate(network, loss, state.params, jnp.asarray(test[0], dtype), test[1])
-    result = Result(experiment, error, state, history, measured, parameters, time.perf_counter() - started)
-    _tell(observers, "on_end", result)
+        except KeyboardInterrupt:
+            tell("on_interrupt")
+            raise
+        tell("on_stage", "measuring the test images")
+        params = progress.state.averaged if progress.best is None else progress.best
+        test = experiment.normalization(experiment.dataset.test_images), experiment.dataset.test_labels
+        measured = evaluate(network, loss, params, jnp.asarray(test[0], dtype), test[1])
+    seconds = time.perf_counter() - started
+    history = list(progress.history)
+    result = Result(experiment, error, progress.state, params, history, measured, parameters, seconds)
+    tell("on_end", result)
     return result
+
+
+def checked_gradient(experiment: Experiment, state: TrainState, key: jax.Array) -> float:
+    """The relative error of the hand-written gradient of the experiment's network on its first images.
+
+    Raises:
+        WrongGradient: it is too large.
+    """
+    images, labels = experiment.train_images[:32], experiment.train_labels[:32]
+    error = verify.check_network(experiment.network, experiment.loss, state.params, images, labels, key)
+    if not error <= AGREES:
+        raise WrongGradient(
+            f"the hand-written gradient differs from jax.grad by {error:.1e}, allowed is {AGREES}; nothing was trained"
+        )
+    return error
+
+
+def _fitted(experiment, optimizer, begun, tell) -> Progress:
+    """The progress after the last epoch."""
+    recipe, dtype = experiment.recipe, jnp.dtype(experiment.recipe.dtype)
+    examined = jnp.asarray(experiment.train_images[:DIAGNOSED], dtype)
+    last = begun
+
+    def on_steps(progress):
+        tell("on_steps", experiment, progress)
+        if len(progress.losses) == experiment.steps and not progress.history:
+            tell("on_stage", "compiling the evaluation")
+
+    def on_epoch(progress):
+        nonlocal last
+        last = progress
+        found = diagnose(experiment.network, progress.state.averaged, examined)
+        progress.history[-1].update({f"{layer.name}_{layer.symptom}": layer.share for layer in found})
+        tell("on_epoch", experiment, progress, found)
+
+    tell("on_stage", "compiling the training step")
+    fit(
+        experiment.network,
+        experiment.loss,
+        optimizer,
+        begun.state,
+        experiment.train_images,
+        experiment.train_labels,
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        target_error=recipe.target_error,
+        validation=experiment.validation,
+        patience=recipe.patience,
+        augment=make_augmentation(experiment),
+        resume=begun,
+        on_steps=on_steps,
+        on_epoch=on_epoch,
+    )
+    return last
+
+
+def _resumed(folder, experiment, state) -> Progress:
+    """Where the run in `folder` stopped, refused where its images were others."""
+    saved, progress = load_unfinished(folder, state)
+    if saved.normalization != experiment.normalization or saved.classes != experiment.dataset.classes:
+        raise InputError(
+            f"data is {experiment.recipe.data!r}, whose images are not those that {str(folder)!r} was trained on; they "
+            "must be the same"
+        )
+    return progress
 
 
 def prepare(recipe: Recipe) -> Experiment:
@@ -169,8 +248,13 @@ def prepare(recipe: Recipe) -> Experiment:
     Raises:
         InputError: the recipe does not fit the data.
     """
-    dataset = load_dataset(recipe.data)
-    count = len(dataset.train_images) * (2 if recipe.mirror else 1)
+    dataset = load_dataset(recipe.data, recipe.resize)
+    images, labels, validation = dataset.train_images, dataset.train_labels, None
+    if recipe.validation:
+        kept, held = held_out(labels, recipe.validation, recipe.seed)
+        validation = images[held], labels[held]
+        images, labels = images[kept], labels[kept]
+    count = len(images) * (2 if recipe.mirror else 1)
     if recipe.batch_size > count:
         raise InputError(
             f"batch_size is {recipe.batch_size} but must be at most {count}, the number of training images"
@@ -180,15 +264,17 @@ def prepare(recipe: Recipe) -> Experiment:
         raise InputError(f"epochs is {recipe.epochs} but must be at most {most}: updates are counted in int32")
     normalization = Normalization(0.0, 1.0, recipe.padding)
     if recipe.normalize:
-        normalization = Normalization.of(dataset.train_images, recipe.padding)
-    images, labels = normalization(dataset.train_images), dataset.train_labels
+        normalization = Normalization.of(images, recipe.padding)
+    images = normalization(images)
+    if validation is not None:
+        validation = normalization(validation[0]), validation[1]
     if recipe.mirror:
         images, labels = mirrored(images, labels)
     model = _model(recipe, dataset, images.shape[1:])
     network = _network(model, dataset, images.shape[1:])
     source = recipe.data if recipe.data == "digits" else str(Path(recipe.data).resolve())
     recipe = dataclasses.replace(recipe, data=source, model=model, **recipe.rates)
-    return Experiment(recipe, dataset, normalization, network, make_loss(recipe.loss, network), images, labels)
+    return Experiment(recipe, dataset, normalization, network, make_loss(recipe, network), images, labels, validation)
 
 
 def _model(recipe, dataset, in_shape) -> str | Layer:
@@ -228,30 +314,52 @@ def _network(model, dataset, in_shape) -> Layer:
     return network
 
 
-def make_loss(name: str, network: Layer) -> Loss:
-    """The loss by its name in a recipe; squared error has the targets of the last layer's activation [I4]."""
-    if name == "cross-entropy":
-        return SoftmaxCrossEntropy()
+def make_loss(recipe: Recipe, network: Layer) -> Loss:
+    """The recipe's loss; squared error has the targets of the last layer's activation [I4]."""
+    if recipe.loss == "cross-entropy":
+        return SoftmaxCrossEntropy(smoothing=recipe.smoothing)
     last = [network, *network.children().values()][-1]
     return SquaredError(low=-1.0 if isinstance(last, Tanh | ScaledTanh) else 0.0)
 
 
 def make_optimizer(recipe: Recipe, steps: int) -> Optimizer:
-    """The recipe's optimizer, its schedule stretched over `steps` updates.
+    """The recipe's optimizer, its schedule stretched over its epochs of `steps` updates.
 
     Raises:
         InputError: optax is needed and not installed, or the numbers do not fit.
     """
     others = recipe.rates
-    eta = others.pop("learning_rate")
-    schedule = Cosine(eta, steps=steps) if recipe.schedule == "cosine" else Constant(eta)
+    schedule = _schedule(recipe, others.pop("learning_rate"), steps)
     if recipe.optimizer in ("sgd", "nesterov"):
-        return SGD(schedule, nesterov=recipe.optimizer == "nesterov", **others)
-    try:
-        import optax
-    except ImportError:
-        raise InputError(f"optimizer {recipe.optimizer} needs optax: pip install '.[cli]' in a checkout") from None
-    return Optax(getattr(optax, recipe.optimizer)(schedule, **others))
+        optimizer = SGD(schedule, nesterov=recipe.optimizer == "nesterov", **others)
+    else:
+        try:
+            import optax
+        except ImportError:
+            raise InputError(f"optimizer {recipe.optimizer} needs optax: pip install '.[cli]' in a checkout") from None
+        optimizer = Optax(getattr(optax, recipe.optimizer)(schedule, **others))
+    if recipe.clip is not None:
+        optimizer = Clipped(optimizer, recipe.clip)
+    return optimizer if recipe.average is None else Averaged(optimizer, recipe.average)
+
+
+def _schedule(recipe, eta, steps):
+    """Step divides by ten after each third of the epochs; with a warm-up they stretch over the epochs after it."""
+    rest = (recipe.epochs - recipe.warmup) * steps
+    schedule = {
+        "constant": lambda: Constant(eta),
+        "cosine": lambda: Cosine(eta, steps=rest),
+        "step": lambda: Step(eta, every=-(-rest // 3)),
+    }[recipe.schedule]()
+    return WarmUp(recipe.warmup * steps, then=schedule) if recipe.warmup else schedule
+
+
+def make_augmentation(experiment: Experiment) -> Augmentation | None:
+    """What the recipe does to a batch; where an image is moved, background comes in: a pixel of 0, normalised."""
+    if not experiment.recipe.augment:
+        return None
+    background = -experiment.normalization.mean / experiment.normalization.std
+    return Augmentation(experiment.recipe.augment, fill=background)
 
 
 def precision(dtype: str):
@@ -259,61 +367,13 @@ def precision(dtype: str):
     return jax.enable_x64(True) if dtype == "float64" else nullcontext()
 
 
-def _tell(observers, event, *facts):
-    for observer in observers:
-        getattr(observer, event)(*facts)
+@dataclass(frozen=True)
+class Told:
+    """Tells each observer of an event."""
 
+    observers: tuple[Observer, ...]
 
-class Recorder(Observer):
-    """Keeps a run in a folder: recipe.toml, metrics.jsonl, model.safetensors, curves.png, kernels.png, flow.png.
-
-    Args:
-        out: the folder to create, None for the next free runs/NAME-0001; refused before any work if it exists.
-    """
-
-    def __init__(self, out: AnyPath | None = None):
-        self.out = None if out is None else Path(out)
-        check_out(self.out)
-        self.run: Run | None = None
-
-    @property
-    def folder(self) -> Path:
-        """Where the run is kept."""
-        return self._open.folder
-
-    @property
-    def _open(self) -> Run:
-        if self.run is None:
-            raise InputError("the folder of a run is not created before its gradient was checked")
-        return self.run
-
-    def on_checked(self, experiment, gradient_check):
-        self.run = Run.create(
-            self.out, experiment.dataset.name, experiment.network, experiment.in_shape, experiment.config
-        )
-        versions = f"jaxcnn train --config THIS_FILE repeats the run; it was made with jax {jax.__version__}"
-        experiment.recipe.write(self.folder / "recipe.toml", versions)
-
-    def on_epoch(self, experiment, state, metrics, found):
-        self._open.log(metrics | {f"{layer.name}_{layer.symptom}": layer.share for layer in found})
-        self._open.keep(state)
-
-    def on_divergence(self, experiment, diverged):
-        self._open.keep(diverged.state)
-
-    def on_end(self, result):
-        self._open.draw(result.history, result.state.params)
-        files.write(self.folder / "flow.png", _flow_of_one(result, self.folder.name))
-
-
-def _flow_of_one(result, name):
-    """The picture of the first test image that is taken for another class; of the first, if none is."""
-    experiment, predictions = result.experiment, result.measured.predictions
-    dataset, labels = experiment.dataset, experiment.dataset.test_labels
-    i = int(np.argmax(predictions != labels))
-    (image,) = experiment.normalization(dataset.test_images[i : i + 1])
-    with precision(experiment.recipe.dtype):
-        passed, E = flow(experiment.network, experiment.loss, result.state.params, image, labels[i])
-    right, taken = (dataset.classes[c] for c in (labels[i], predictions[i]))
-    outcome = f"{right} taken for {taken}" if right != taken else right
-    return plots.flow_picture(passed, dataset.classes, f"{name}: test image {i}, {outcome}; loss {E:.2g}")
+    def __call__(self, event: str, *facts: Any) -> None:
+        """Call the method of this name."""
+        for observer in self.observers:
+            getattr(observer, event)(*facts)

@@ -1,6 +1,4 @@
-r"""Epoch after epoch until a stopping rule holds.
-
-(1)  stop at the largest number of epochs, or when an epoch's mean training loss is at or below the expected value [T1]
+"""Epoch after epoch, in pieces of one compiled program, until a stopping rule holds.
 
 Tests: tests/test_fit.py.
 """
@@ -8,17 +6,19 @@ Tests: tests/test_fit.py.
 import math
 import time
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .errors import InputError, check_count, is_number
+from .errors import InputError
 from .layers.base import Layer
 from .losses import Loss
-from .recovery import divergence, replay
+from .progress import Progress, StoppingRules, best_epoch
+from .recovery import divergence
 from .sgd import Optimizer
 from .training import (
     TrainState,
@@ -26,13 +26,16 @@ from .training import (
     check_batch_size,
     check_samples,
     check_specs,
+    epoch_order,
     evaluate,
     in_host_memory,
     refuse_traced,
-    train_epoch,
+    train_steps,
 )
 
 __all__ = ["fit"]
+
+PIECE = 0.5  # seconds that training goes on before anybody is told
 
 
 def fit(
@@ -46,10 +49,16 @@ def fit(
     batch_size: int,
     epochs: int,
     target_error: float | None = None,
-    test: tuple[Any, Any] | None = None,
-    on_epoch: Callable[[TrainState, dict], None] = lambda state, metrics: None,
+    validation: tuple[Any, Any] | None = None,
+    patience: int | None = None,
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    resume: Progress | None = None,
+    on_steps: Callable[[Progress], None] = lambda progress: None,
+    on_epoch: Callable[[Progress], None] = lambda progress: None,
 ) -> tuple[TrainState, list[dict]]:
-    """Train until a stopping rule of [T1] holds (1).
+    """Train until a stopping rule of `progress` holds [T1].
+
+    An epoch is trained in pieces of about half a second, by one compiled program: where it is cut changes no bit.
 
     Args:
         network, loss, optimizer: specs.
@@ -59,13 +68,19 @@ def fit(
         batch_size: samples per update, from 1 to N.
         epochs: largest number of epochs, at least 1.
         target_error: stop after an epoch whose mean training loss is at or below it; None: never.
-        test: images and labels to evaluate after every epoch, or None.
-        on_epoch: called after every epoch with the state and the epoch's metrics.
+        validation: images and labels to evaluate after every epoch, or None; never those of a test.
+        patience: stop after so many epochs in which no more of the validation images were classified right, nor as
+            many with a smaller loss; None: never.
+        augment: None or a function `(key, images) -> images`, such as `data.Augmentation`, of every batch; hashable.
+        resume: where an earlier `fit` with these arguments stood: training goes on there, not with `state`. Its
+            finished epochs count among `epochs`.
+        on_steps: called with the progress after every piece of an epoch.
+        on_epoch: called with the progress after every epoch; it may add to the dict `progress.history[-1]`.
 
     Returns:
         `(state, history)`: one dict for each epoch with "epoch", "step", "loss", "accuracy" (means over the epoch's
         steps, before each update), "seconds" (of training alone; the first epoch's hold the compilation) and, with
-        `test`, "test_loss" and "test_accuracy".
+        `validation`, "validation_loss" and "validation_accuracy", of `state.averaged`.
 
     Raises:
         InputError: an argument is out of range or does not fit, or this runs inside of `jit`, `scan`, `grad` or `vmap`.
@@ -80,50 +95,90 @@ def fit(
     >>> history[-1]["loss"] <= 0.1 < history[-2]["loss"], history[-1]["accuracy"]
     (True, 1.0)
     """
-    refuse_traced("fit", state, images, labels, test)
+    refuse_traced("fit", state, images, labels, validation)
     check_specs(network, loss, optimizer, state)
-    check_count("fit", "epochs", epochs)
-    if target_error is not None and not (is_number(target_error) and 0 <= target_error < math.inf):
-        raise InputError(f"fit: target_error is {target_error!r} but must be a finite number of at least 0")
+    rules = StoppingRules(epochs, target_error, patience)
+    if patience is not None and validation is None:
+        raise InputError(f"fit: patience is {patience} but validation is None; it must be images and labels")
     images, labels = check_samples(network, images, in_host_memory(labels))
     check_batch_size(batch_size, len(images))
-    images, labels = cast(state.params, images), jnp.asarray(labels)
-    probe = (images[:batch_size], labels[:batch_size]) if test is None else _test(network, state.params, test)
-    history, earlier = [], state
-    for _ in range(epochs):
-        before, started = state, time.perf_counter()
-        state, metrics = train_epoch(network, loss, optimizer, before, images, labels, batch_size)
-        losses, correct = np.asarray(metrics["loss"], float), np.asarray(metrics["correct"])
-        seconds = time.perf_counter() - started
-        measured = evaluate(network, loss, state.params, *probe)
-        if not (np.isfinite(losses).all() and math.isfinite(measured.loss)):
-            steps = partial(replay, network, loss, optimizer, images, labels, batch_size)
-            raise divergence(losses, measured.loss, earlier, before, steps, history)
-        earlier = before
+    data = cast(state.params, images), jnp.asarray(labels)
+    probe = tuple(part[:batch_size] for part in data)
+    if validation is not None:
+        probe = _pair(network, state.params, validation)
+    progress = Progress(state) if resume is None else _resumed(resume, state)
+    steps = _steps(network, loss, optimizer, augment, *data, int(batch_size), progress.state.key)
+    count, earlier = 1, progress
+    while not rules.hold(progress.history):
+        while len(progress.losses) < len(data[0]) // batch_size:
+            before, started = progress, time.perf_counter()
+            progress = steps(before, count)
+            seconds = time.perf_counter() - started
+            if not np.isfinite(progress.losses).all():
+                raise divergence(progress, math.nan, (earlier, before), steps)
+            made = len(progress.losses) - len(before.losses)
+            count, earlier = max(1, min(8 * count, int(made * PIECE / seconds))), before
+            progress = replace(progress, seconds=before.seconds + seconds)
+            on_steps(progress)
+        measured = evaluate(network, loss, progress.state.averaged, *probe)
+        if not math.isfinite(measured.loss):
+            raise divergence(progress, measured.loss, (earlier,), steps)
         epoch = {
-            "epoch": int(state.epoch),
-            "step": int(state.step),
-            "loss": float(losses.mean()),
-            "accuracy": float(correct.sum() / (len(losses) * batch_size)),
-            "seconds": seconds,
+            "epoch": int(progress.state.epoch),
+            "step": int(progress.state.step),
+            "loss": float(progress.losses.mean()),
+            "accuracy": float(progress.correct.sum() / (len(progress.losses) * batch_size)),
+            "seconds": progress.seconds,
         }
-        if test is not None:
-            epoch |= {"test_loss": measured.loss, "test_accuracy": measured.accuracy}
-        history.append(epoch)
-        on_epoch(state, epoch)
-        if target_error is not None and epoch["loss"] <= target_error:
-            break
-    return state, history
+        if validation is not None:
+            epoch |= {"validation_loss": measured.loss, "validation_accuracy": measured.accuracy}
+        history = (*progress.history, epoch)
+        is_best = validation is not None and best_epoch(history) == len(history)
+        progress = Progress(progress.state, history, best=progress.state.averaged if is_best else progress.best)
+        on_epoch(progress)
+    return progress.state, list(progress.history)
 
 
-def _test(network, params, test):
+def _steps(network, loss, optimizer, augment, images, labels, batch_size, key):
+    """`steps(progress, count)`: the progress at most `count` updates later, within an epoch, which may begin now."""
+
+    @lru_cache(maxsize=2)
+    def order(epoch):
+        return epoch_order(key, epoch, len(images), batch_size)
+
+    def steps(progress, count):
+        state, done = progress.state, len(progress.losses)
+        if not done:
+            state = replace(state, epoch=state.epoch + 1)
+        batches = order(int(state.epoch))
+        count = min(count, len(batches) - done)
+        state, losses, correct = train_steps(
+            network, loss, optimizer, augment, state, images, labels, batches, done, count
+        )
+        losses, correct = np.concatenate([progress.losses, losses]), np.concatenate([progress.correct, correct])
+        return replace(progress, state=state, losses=losses, correct=correct)
+
+    return steps
+
+
+def _resumed(resume, state):
+    """The progress to go on from, refused unless its state is one of this network and optimizer."""
+    if not isinstance(resume, Progress):
+        raise InputError(f"fit: resume is of type {type(resume).__name__} but must be a Progress of an earlier fit")
+    shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) for tree in (resume.state, state)]
+    if shapes[0] != shapes[1]:
+        raise InputError("fit: resume is of another network or optimizer but must be of the same as state")
+    return resume
+
+
+def _pair(network, params, validation):
     """The images and labels to evaluate; a sentence about them says so."""
-    if not isinstance(test, tuple | list) or len(test) != 2:
-        raise InputError(f"fit: test is of type {type(test).__name__} but must be a pair, (images, labels)")
+    if not isinstance(validation, tuple | list) or len(validation) != 2:
+        raise InputError(f"fit: validation is of type {type(validation).__name__} but must be a pair, (images, labels)")
     try:
-        images, labels = check_samples(network, test[0], in_host_memory(test[1]))
+        images, labels = check_samples(network, validation[0], in_host_memory(validation[1]))
         images = cast(params, images)
         jax.eval_shape(network.apply, params, images[:1])
     except InputError as error:
-        raise InputError(f"fit: test: {error}") from None
+        raise InputError(f"fit: validation: {error}") from None
     return images, labels

@@ -179,9 +179,31 @@ class Loss:
 
 @dataclass(frozen=True)
 class SoftmaxCrossEntropy(Loss):
-    """Spec of `softmax_cross_entropy`."""
+    """Spec of `softmax_cross_entropy`; integer labels become targets (1 - smoothing) one_hot + smoothing / K.
+
+    Label smoothing: Szegedy et al., *Rethinking the Inception architecture* (2016), section 7.
+
+    >>> loss, logits, labels = SoftmaxCrossEntropy(smoothing=0.3), jnp.zeros((1, 3)), jnp.array([2])
+    >>> print(loss.backward(loss.forward(logits, labels)[1]).round(4))  # p - t, with p = 1/3
+    [[ 0.2333  0.2333 -0.4667]]
+    """
+
+    smoothing: float = 0.0
 
     op = softmax_cross_entropy
+
+    def __post_init__(self):
+        if not (is_number(self.smoothing) and 0 <= self.smoothing < 1):
+            raise InputError(
+                f"SoftmaxCrossEntropy: smoothing is {self.smoothing!r} but must be a number of at least 0 and below 1"
+            )
+
+    def _targets(self, outputs, labels):
+        labels = super()._targets(outputs, labels)
+        if not (self.smoothing and _are_integers(labels)):
+            return labels
+        classes = outputs.shape[1]
+        return (1 - self.smoothing) * one_hot(labels, classes, outputs.dtype) + self.smoothing / classes
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import files
+from .data import Augmentation
 from .errors import InputError
 from .layers.base import Layer
 from .store.spec import spec_from_json, spec_to_json
@@ -18,7 +19,7 @@ __all__ = ["Recipe"]
 
 LOSSES = ("cross-entropy", "squared-error")
 OPTIMIZERS = ("sgd", "nesterov", "adam", "adamw")
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "step")
 DTYPES = ("float32", "bfloat16", "float64")
 RATES = ("learning_rate", "momentum", "weight_decay")
 
@@ -30,14 +31,23 @@ class Recipe:
     Attributes:
         name: of a published recipe, "" for others.
         published: what was reached with it, and on which data; "" where nothing was published.
-        data: "digits", or a folder with the four IDX files of MNIST or a data set like it.
+        data: "digits", or a folder or file that `data.load_dataset` reads.
+        resize: None, or the height and width to which every image is brought.
+        validation: the share of the training images held out, drawn by the seed: the epoch that classifies them best
+            is kept, and early stopping looks at them. 0: none, the last epoch counts.
+        augment: what is done to each batch at random, such as ("crop:4", "flip"), see `data.Augmentation`.
         model: a name in `zoo.models.MODELS`, a layer spec, or None: the model made for the images' size.
         epochs: the largest number of them; the schedule stretches over them.
         batch_size: samples per update.
         optimizer, loss, schedule, dtype: among `OPTIMIZERS`, `LOSSES`, `SCHEDULES` and `DTYPES`.
         learning_rate, momentum, weight_decay: None: the default of the optimizer, see `rates`.
+        warmup: epochs over which the learning rate rises to its first value, see `WarmUp`.
+        clip: the largest norm of a gradient, see `Clipped`; None: any.
+        average: the decay of a moving average of the weights, see `Averaged`; None: the weights themselves are used.
+        smoothing: of the labels of cross-entropy, see `SoftmaxCrossEntropy`.
         target_error: stop after an epoch whose mean training loss is at or below it; None: never.
-        seed: of the initial weights, the shuffling and dropout.
+        patience: stop after so many epochs that classified the validation images no better; None: never.
+        seed: of the initial weights, the shuffling, dropout, the validation images and what `augment` does.
         normalize: images of zero mean and unit variance [I3]; otherwise pixels from 0 to 1.
         padding: rows and columns of background around each image.
         mirror: train on every image and its mirror image, left and right exchanged.
@@ -55,6 +65,9 @@ class Recipe:
     name: str = ""
     published: str = ""
     data: str = "digits"
+    resize: tuple[int, int] | None = None
+    validation: float = 0.0
+    augment: tuple[str, ...] = ()
     model: str | Layer | None = None
     epochs: int = 60
     batch_size: int = 32
@@ -63,8 +76,13 @@ class Recipe:
     momentum: float | None = None
     weight_decay: float | None = None
     schedule: str = "cosine"
+    warmup: int = 0
+    clip: float | None = None
+    average: float | None = None
     loss: str = "cross-entropy"
+    smoothing: float = 0.0
     target_error: float | None = None
+    patience: int | None = None
     dtype: str = "float32"
     seed: int = 0
     normalize: bool = True
@@ -75,7 +93,11 @@ class Recipe:
         for field, value in list(vars(self).items()):
             if isinstance(value, np.generic):  # a file takes Python's own numbers alone
                 object.__setattr__(self, field, value.item())
-        for field, least in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("padding", 0)):
+        for field in ("resize", "augment"):
+            if isinstance(getattr(self, field), list):  # of a file
+                object.__setattr__(self, field, tuple(getattr(self, field)))
+        counts = {"epochs": 1, "batch_size": 1, "seed": 0, "padding": 0, "warmup": 0}
+        for field, least in (counts | ({} if self.patience is None else {"patience": 1})).items():
             value = getattr(self, field)
             _check(_is_number(value, int), field, repr(value), "a whole number")
             _check(value >= least, field, value, f"at least {least}")
@@ -83,11 +105,17 @@ class Recipe:
             self.padding < 2**14, "padding", self.padding, "at least 0 and below 2**14: a map has at most 2**31 entries"
         )
         _check(self.seed < 2**32, "seed", self.seed, "at least 0 and below 2**32")
-        for field in (*RATES, "target_error"):
+        for field in (*RATES, "target_error", "clip"):
             value = getattr(self, field)
             fits = value is None or (_is_number(value, int | float) and 0 <= value < math.inf)
             _check(fits, field, repr(value), "finite, at least 0")
-        _check(self.momentum is None or self.momentum < 1, "momentum", self.momentum, "at least 0 and below 1")
+        for field in ("momentum", "average", "validation", "smoothing"):
+            value = getattr(self, field)
+            optional = value is None and field in ("momentum", "average")
+            fits = optional or (_is_number(value, int | float) and 0 <= value < 1)
+            _check(fits, field, repr(value), "at least 0 and below 1")
+        _check(self.clip != 0, "clip", self.clip, "above 0")
+        self._check_together()
         for field, names in (
             ("optimizer", OPTIMIZERS), ("loss", LOSSES), ("schedule", SCHEDULES), ("dtype", DTYPES),
         ):  # fmt: skip
@@ -101,7 +129,23 @@ class Recipe:
             _check(isinstance(getattr(self, field), bool), field, repr(getattr(self, field)), "true or false")
         known = self.model is None or isinstance(self.model, str | Layer)
         _check(known, "model", repr(self.model), "the name of a model or a layer")
-        _ = self.rates
+        fits = isinstance(self.augment, tuple) and all(isinstance(step, str) for step in self.augment)
+        _check(fits, "augment", repr(self.augment), "names such as crop:4 and flip")
+        _ = self.rates, Augmentation(self.augment)
+
+    def _check_together(self):
+        sides = self.resize
+        fits = isinstance(sides, tuple) and len(sides) == 2 and all(_is_number(n, int) and 0 < n < 2**14 for n in sides)
+        _check(sides is None or fits, "resize", repr(sides), "a height and a width from 1 to 16383")
+        if self.patience is not None and not self.validation:
+            raise InputError(
+                f"patience is {self.patience} but validation is 0; it must be above 0: without images held out nothing "
+                "says when to stop"
+            )
+        if self.smoothing and self.loss != "cross-entropy":
+            raise InputError(f"smoothing is {self.smoothing} but {self.loss} has none; it must be left out")
+        if self.warmup and self.warmup >= self.epochs:
+            raise InputError(f"warmup is {self.warmup} but must be below epochs, {self.epochs}")
 
     @property
     def rates(self) -> dict[str, float]:
@@ -158,7 +202,7 @@ class Recipe:
         """Plain values by name, without None and an empty name."""
         model = self.model
         values = vars(self) | {"model": _without_none(spec_to_json(model)) if isinstance(model, Layer) else model}
-        empty = {name for name in ("name", "published") if not values[name]}
+        empty = {name for name in ("name", "published", "augment") if not values[name]}
         return {name: value for name, value in values.items() if value is not None and name not in empty}
 
     @classmethod

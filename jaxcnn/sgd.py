@@ -1,8 +1,10 @@
-r"""The default update, by hand: gradient descent with momentum, and schedules for its learning rate.
+r"""The update by hand: gradient descent with momentum, schedules for its learning rate, clipping, averaging.
 
 (1)  w <- w - eta dE/dw                               eta may differ for every parameter or single weight   [T3]
 (2)  g = dE/dw + weight_decay w ;  v <- momentum v + g ;  w <- w - eta v                                    [T6]
 (3)  Nesterov:                                            w <- w - eta (g + momentum v)                     [T6]
+(4)  clipping:  g <- g min(1, limit / ||g||), ||g||^2 the sum of the squares of all entries of the gradient
+(5)  moving average:  a <- a + (1 - decay) (w - a) after each update; a is w at first
 
 Weight decay, momentum and Nesterov are those of torch.optim.SGD. An optimizer is a frozen dataclass with
 `init(params) -> state` and `update(grads, state, params) -> (params, state)`; state and params are pytrees.
@@ -19,7 +21,7 @@ import jax.numpy as jnp
 
 from .errors import InputError, check_count, is_number, shown
 
-__all__ = ["SGD", "Constant", "Cosine", "Optax", "SGDState", "Step", "WarmUp"]
+__all__ = ["SGD", "Averaged", "AveragedState", "Clipped", "Constant", "Cosine", "Optax", "SGDState", "Step", "WarmUp"]
 
 Schedule = Callable[[Any], Any]  # from the number of updates already made to the learning rate of the next
 
@@ -232,7 +234,106 @@ class Optax:
         return jax.tree.map(lambda w, change: w + change.astype(w.dtype), params, changes), state
 
 
-Optimizer = SGD | Optax
+@dataclass(frozen=True)
+class Clipped:
+    """An optimizer that sees no gradient longer than a limit (4).
+
+    Pascanu, Mikolov & Bengio, *On the difficulty of training recurrent neural networks* (2013), algorithm 1.
+
+    Args:
+        optimizer: which makes the update.
+        limit: above 0, of the norm over all parameters together.
+
+    Raises:
+        InputError: the limit is not above 0.
+
+    >>> optimizer = Clipped(SGD(1.0), limit=1.0)
+    >>> params = {"weight": jnp.zeros(2)}
+    >>> params, state = optimizer.update({"weight": jnp.array([3.0, 4.0])}, optimizer.init(params), params)
+    >>> print(params["weight"])
+    [-0.6 -0.8]
+    """
+
+    optimizer: "Optimizer"
+    limit: float
+
+    def __post_init__(self):
+        check_optimizer(self.optimizer)
+        _check_numbers(self, "limit")
+        if not self.limit:
+            raise InputError("Clipped: limit is 0.0 but must be above 0")
+
+    def init(self, params):
+        """The optimizer's state."""
+        return self.optimizer.init(params)
+
+    def update(self, grads, state, params):
+        """`(params, state)` after one update; a gradient with a NaN makes all parameters NaN."""
+        squares = [jnp.square(g.astype(jnp.promote_types(g.dtype, jnp.float32))).sum() for g in jax.tree.leaves(grads)]
+        norm = jnp.sqrt(sum(squares))
+        factor = self.limit / jnp.maximum(norm, self.limit)
+        return self.optimizer.update(jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), state, params)  # (4)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class AveragedState:
+    """State of `Averaged`: updates made, the optimizer's state, and the average, float32 for parameters of less."""
+
+    step: jax.Array
+    inner: Any
+    average: Any
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """An optimizer beside which a moving average of the weights is kept (5): `state.averaged` of a `TrainState`.
+
+    Polyak & Juditsky, *Acceleration of stochastic approximation by averaging* (1992); with a decay, Tarvainen & Valpola,
+    *Mean teachers* (2017). The average forgets the first weights quickly: after n updates the decay is at most
+    (1 + n) / (10 + n), as in `tf.train.ExponentialMovingAverage`.
+
+    Args:
+        optimizer: which makes the update.
+        decay: 0 <= decay < 1; 0.999 remembers about the last thousand updates.
+
+    Raises:
+        InputError: the decay is out of range.
+
+    >>> optimizer = Averaged(SGD(1.0), decay=0.5)
+    >>> params = {"weight": jnp.zeros(2)}
+    >>> params, state = optimizer.update({"weight": jnp.array([10.0, 0.0])}, optimizer.init(params), params)
+    >>> print(params["weight"], state.average["weight"])
+    [-10.   0.] [-9.  0.]
+    """
+
+    optimizer: "Optimizer"
+    decay: float
+
+    def __post_init__(self):
+        check_optimizer(self.optimizer)
+        _check_numbers(self, "decay", below=1)
+
+    def init(self, params) -> AveragedState:
+        """The state before the first update."""
+        average = jax.tree.map(lambda w: w.astype(jnp.promote_types(w.dtype, jnp.float32)), params)
+        return AveragedState(jnp.zeros((), jnp.int32), self.optimizer.init(params), average)
+
+    def update(self, grads, state: AveragedState, params):
+        """`(params, state)` after one update.
+
+        Raises:
+            InputError: the state is of another optimizer or of other parameters.
+        """
+        if not isinstance(state, AveragedState) or not _alike(state.average, params):
+            raise _foreign(self)
+        params, inner = self.optimizer.update(grads, state.inner, params)
+        decay = jnp.minimum(self.decay, (1 + state.step) / (10 + state.step))
+        average = jax.tree.map(lambda a, w: a + (1 - decay).astype(a.dtype) * (w - a), state.average, params)  # (5)
+        return params, AveragedState(state.step + 1, inner, average)
+
+
+Optimizer = SGD | Optax | Clipped | Averaged
 
 
 def check_optimizer(optimizer: Any) -> None:

@@ -7,7 +7,7 @@ Tests: tests/test_training.py.
 """
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -45,6 +45,11 @@ class TrainState:
     key: jax.Array
     step: jax.Array
     epoch: jax.Array
+
+    @property
+    def averaged(self) -> Params:
+        """The parameters to predict with: the moving average, where the optimizer keeps one."""
+        return getattr(self.optimizer, "average", self.params)
 
 
 def init_state(network: Layer, optimizer: Optimizer, key: jax.Array, in_shape: Shape, *, dtype=None) -> TrainState:
@@ -99,9 +104,12 @@ def _added(grads, others):
     return {name: _added(grad, others[name]) if name in others else grad for name, grad in grads.items()}
 
 
-def _step(network, loss, optimizer, state, x, labels):
+def _step(network, loss, optimizer, state, x, labels, augment=None):
     _, drawing = jax.random.split(state.key)
     key = jax.random.fold_in(drawing, state.step)
+    if augment is not None:
+        augmenting, key = jax.random.split(key)
+        x = augment(augmenting, x)
     grads, E, outputs = gradients(network, loss, state.params, x, labels, key=key)
     params, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
     metrics = {"loss": loss.mean(E, len(x)), "correct": (outputs.argmax(axis=-1) == labels).sum()}
@@ -190,6 +198,42 @@ def _epoch(network, loss, optimizer, state, images, labels, batch_size):
         return _step(network, loss, optimizer, state, images[chosen], labels[chosen])
 
     return lax.scan(body, state, order)
+
+
+def train_steps(network, loss, optimizer, augment, state: TrainState, images, labels, order, first: int, count: int):
+    """`count` updates of an epoch, with the batches `order[first]`, `order[first + 1]`, ...
+
+    One compiled program serves any `first` and `count`, so that it changes no bit of an epoch where it is cut.
+
+    Args:
+        network, loss, optimizer: specs; static.
+        augment: static, None or a function `(key, images) -> images` of a batch.
+        state: the training state.
+        images, labels: of the whole epoch, checked and cast.
+        order: (steps, batch size), from `epoch_order`.
+        first: the number of batches used before.
+        count: of updates, at least 1.
+
+    Returns:
+        `(state, losses, correct)`: NumPy arrays (count,), what `train_step` calls "loss" and "correct".
+    """
+    run = _compiled(_steps, (0, 1, 2, 3))
+    # NumPy's, which are no constants of the program
+    state, metrics = run(network, loss, optimizer, augment, state, images, labels, order, *np.int32((first, count)))
+    return state, np.asarray(metrics["loss"], float)[:count], np.asarray(metrics["correct"])[:count]
+
+
+def _steps(network, loss, optimizer, augment, state, images, labels, order, first, count):
+    def body(i, carried):
+        state, seen = carried
+        chosen = order[first + i]
+        state, metrics = _step(network, loss, optimizer, state, images[chosen], labels[chosen], augment)
+        return state, {name: seen[name].at[i].set(value) for name, value in metrics.items()}
+
+    step = partial(_step, network, loss, optimizer, augment=augment)
+    _, metrics = jax.eval_shape(step, state, images[order[0]], labels[order[0]])
+    seen = {name: jnp.zeros(len(order), value.dtype) for name, value in metrics.items()}
+    return lax.fori_loop(0, count, body, (state, seen))
 
 
 def epoch_order(key: jax.Array, epoch, count: int, batch_size: int) -> jax.Array:

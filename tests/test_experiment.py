@@ -8,8 +8,9 @@ import pytest
 
 from jaxcnn import Dense, Flatten, InputError, NonFiniteLoss, ReLU, Sequential, experiment
 from jaxcnn.data import load_digits
-from jaxcnn.experiment import Observer, Recorder, WrongGradient, prepare, run
+from jaxcnn.experiment import Observer, WrongGradient, prepare, run
 from jaxcnn.recipe import Recipe
+from jaxcnn.recorder import Recorder
 from jaxcnn.store.runs import Run, check_out, load_run
 
 SMALL = Recipe(model=Sequential((Flatten(), Dense(10))), epochs=2, batch_size=16)
@@ -17,7 +18,7 @@ SMALL = Recipe(model=Sequential((Flatten(), Dense(10))), epochs=2, batch_size=16
 
 @pytest.fixture(autouse=True)
 def on_few_digits(monkeypatch, few_digits):
-    monkeypatch.setattr(experiment, "load_dataset", lambda source: few_digits)
+    monkeypatch.setattr(experiment, "load_dataset", lambda source, resize: few_digits)
 
 
 class Listener(Observer):
@@ -29,11 +30,17 @@ class Listener(Observer):
     def on_prepared(self, experiment):
         self.told.append("prepared")
 
-    def on_checked(self, experiment, gradient_check):
+    def on_stage(self, doing):
+        self.told.append(doing)
+
+    def on_checked(self, experiment, gradient_check, progress):
         self.told.append(("checked", gradient_check < 1e-10))
 
-    def on_epoch(self, experiment, state, metrics, found):
-        self.told.append(("epoch", metrics["epoch"], int(state.step)))
+    def on_steps(self, experiment, progress):
+        self.told.append(("steps", len(progress.losses)))
+
+    def on_epoch(self, experiment, progress, found):
+        self.told.append(("epoch", progress.history[-1]["epoch"], int(progress.state.step)))
 
     def on_divergence(self, experiment, diverged):
         self.told.append(("divergence", diverged.step > 0))
@@ -45,9 +52,13 @@ class Listener(Observer):
 def test_an_observer_is_told_in_order_and_the_result_is_whole():
     listener = Listener()
     result = run(SMALL, listener, Observer())
-    assert listener.told == ["prepared", ("checked", True), ("epoch", 1, 6), ("epoch", 2, 12), ("end", 2)]
+    pieces = [told for told in listener.told if told[0] == "steps"]
+    assert sum(told == ("steps", 6) for told in pieces) == 2
+    assert [told for told in listener.told if told not in pieces] == [
+        "reading the data", "prepared", "checking the gradient", ("checked", True), "compiling the training step",
+        "compiling the evaluation", ("epoch", 1, 6), ("epoch", 2, 12), "measuring the test images", ("end", 2),
+    ]  # fmt: skip
     assert result.parameters == 650
-    assert result.measured.accuracy == result.history[-1]["test_accuracy"]
     assert result.experiment.recipe == SMALL.changed(learning_rate=0.02, momentum=0.9, weight_decay=5e-4)
 
 
@@ -69,7 +80,7 @@ def test_a_wrong_gradient_trains_nothing(monkeypatch):
     monkeypatch.setattr(experiment.verify, "check_network", lambda *arguments: float("nan"))
     with pytest.raises(WrongGradient, match="differs from jax.grad by nan, allowed is 1e-10; nothing was trained"):
         run(SMALL, listener)
-    assert listener.told == ["prepared"]
+    assert listener.told == ["reading the data", "prepared", "checking the gradient"]
 
 
 def test_the_default_model_is_the_one_made_for_the_images(monkeypatch):
@@ -78,10 +89,12 @@ def test_the_default_model_is_the_one_made_for_the_images(monkeypatch):
         images = {f"{split}_images": np.zeros((40, *shape), np.float32) for split in ("train", "test")}
         labels = {f"{split}_labels": np.arange(40, dtype=np.int32) % 10 for split in ("train", "test")}
         dataset = dataclasses.replace(digits, **images, **labels)
-        monkeypatch.setattr(experiment, "load_dataset", lambda source, dataset=dataset: dataset)
+        monkeypatch.setattr(experiment, "load_dataset", lambda source, resize, dataset=dataset: dataset)
         assert prepare(Recipe(normalize=False)).recipe.model == name
     images = {f"{split}_images": np.zeros((40, 9, 9, 1), np.float32) for split in ("train", "test")}
-    monkeypatch.setattr(experiment, "load_dataset", lambda source: dataclasses.replace(digits, **images, **labels))
+    monkeypatch.setattr(
+        experiment, "load_dataset", lambda source, resize: dataclasses.replace(digits, **images, **labels)
+    )
     with pytest.raises(InputError, match="model is not given and none is made for images of shape"):
         prepare(Recipe(normalize=False))
 

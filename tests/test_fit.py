@@ -1,29 +1,29 @@
 """Epoch after epoch until a stopping rule holds."""
 
+import importlib
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from corners import LOSS, NETWORK, OPTIMIZER, same, start
 
-from jaxcnn import (
-    InputError,
-    evaluate,
-    fit,
-    init_state,
-)
+from jaxcnn import SGD, InputError, Progress, best_epoch, evaluate, fit, init_state
+
+fitting = importlib.import_module("jaxcnn.fit")  # the module; the package exports the function by this name
 
 
 def test_fit_learns_and_reports(images):
     seen = []
     state, history = fit(
-        NETWORK, LOSS, OPTIMIZER, start(), *images, batch_size=8, epochs=15, test=images,
-        on_epoch=lambda state, metrics: seen.append((int(state.step), metrics)),
+        NETWORK, LOSS, OPTIMIZER, start(), *images, batch_size=8, epochs=15, validation=images,
+        on_epoch=lambda progress: seen.append((int(progress.state.step), progress.history[-1])),
     )  # fmt: skip
-    assert history[-1]["test_accuracy"] > 0.9 > history[0]["accuracy"]
+    assert history[-1]["validation_accuracy"] > 0.9 > history[0]["accuracy"]
     assert [metrics for _, metrics in seen] == history
     assert [step for step, _ in seen] == [6 * n for n in range(1, 16)]
-    assert set(history[0]) == {"epoch", "step", "loss", "accuracy", "seconds", "test_loss", "test_accuracy"}
+    assert set(history[0]) == {"epoch", "step", "loss", "accuracy", "seconds", "validation_loss", "validation_accuracy"}
     assert int(state.epoch) == 15
 
 
@@ -73,17 +73,17 @@ def test_errors_are_one_sentence(images):
             "batch_size is True but must be from 1 to 50, the number of training samples",
         ),
         (
-            {"batch_size": 8, "epochs": 1, "test": images[0]},
-            f"fit: test is of type {type(images[0]).__name__} but must be a pair, (images, labels)",
+            {"batch_size": 8, "epochs": 1, "validation": images[0]},
+            f"fit: validation is of type {type(images[0]).__name__} but must be a pair, (images, labels)",
         ),
         (
-            {"batch_size": 8, "epochs": 1, "test": (images[0], images[1] + 1)},
-            "fit: test: labels go from 1 to 3 but the network has 3 outputs",
+            {"batch_size": 8, "epochs": 1, "validation": (images[0], images[1] + 1)},
+            "fit: validation: labels go from 1 to 3 but the network has 3 outputs",
         ),
         (
-            {"batch_size": 8, "epochs": 1, "test": (images[0][:, :4], images[1])},
-            "fit: test: layer 'dense1' with input shape (8,): Dense: weight has shape (16, 3) but must have shape "
-            "(8, 3)",
+            {"batch_size": 8, "epochs": 1, "validation": (images[0][:, :4], images[1])},
+            "fit: validation: layer 'dense1' with input shape (8,): Dense: weight has shape (16, 3) but must have "
+            "shape (8, 3)",
         ),
     ):
         with pytest.raises(InputError) as error:
@@ -105,3 +105,90 @@ def test_errors_are_one_sentence(images):
 def test_counts_of_numpy_are_counts(images):
     ours = fit(NETWORK, LOSS, OPTIMIZER, start(), *images, batch_size=np.int64(8), epochs=np.int32(2))[0]
     assert same(ours, fit(NETWORK, LOSS, OPTIMIZER, start(), *images, batch_size=8, epochs=2)[0])
+
+
+def without_seconds(history):
+    return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in history]
+
+
+def test_where_an_epoch_is_cut_changes_no_bit(images, monkeypatch):
+    runs = []
+    for seconds in (1e-9, 1e9):
+        monkeypatch.setattr(fitting, "PIECE", seconds)
+        told = []
+        state, history = fit(
+            NETWORK, LOSS, OPTIMIZER, start(), *images, batch_size=8, epochs=4, validation=images, on_steps=told.append
+        )
+        runs.append((state, without_seconds(history), len(told)))
+    assert [count for *_, count in runs] == [4 * 6, 5]  # one step at a time; and 1, 5, then 6 at once
+    assert same(runs[0][0], runs[1][0])
+    assert runs[0][1] == runs[1][1]
+
+
+def test_a_fit_goes_on_from_any_progress_as_if_nothing_had_happened(images, monkeypatch):
+    monkeypatch.setattr(fitting, "PIECE", 1e-9)
+    told = []
+    arguments = {"batch_size": 8, "epochs": 3, "validation": images, "augment": Noise(0.1)}
+    state, history = fit(
+        NETWORK, LOSS, OPTIMIZER, start(), *images, **arguments, on_steps=told.append, on_epoch=told.append
+    )
+    assert len(told) == 3 * (6 + 1)
+    for progress in told:
+        again, epochs = fit(NETWORK, LOSS, OPTIMIZER, start(9), *images, **arguments, resume=progress)
+        assert same(again, state)
+        assert without_seconds(epochs) == without_seconds(history)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """An augmentation."""
+
+    size: float
+
+    def __call__(self, key, x):
+        return x + self.size * jax.random.normal(key, x.shape, x.dtype)
+
+
+def test_an_augmentation_draws_anew_in_every_step_and_is_seen_in_training_alone(images):
+    frozen = SGD(0.0)
+    state = start(optimizer=frozen)
+    whole = {"batch_size": 50, "epochs": 3, "validation": images}
+    _, plain = fit(NETWORK, LOSS, frozen, state, *images, **whole)
+    _, noisy = fit(NETWORK, LOSS, frozen, state, *images, **whole, augment=Noise(1.0))
+    assert len({epoch["loss"] for epoch in noisy}) == 3
+    assert {epoch["validation_loss"] for epoch in noisy} == {epoch["validation_loss"] for epoch in plain}
+    assert noisy[0]["loss"] != pytest.approx(plain[0]["loss"], rel=1e-2)
+
+
+def test_early_stopping_and_the_best_parameters(images, rng):
+    x, labels = images
+    other = (x, rng.permutation(labels))  # which training does not learn
+    told = []
+    state, history = fit(
+        NETWORK, LOSS, OPTIMIZER, start(), x, labels, batch_size=8, epochs=500, validation=other, patience=4,
+        on_epoch=told.append,
+    )  # fmt: skip
+    best = best_epoch(history)
+    scores = [(epoch["validation_accuracy"], -epoch["validation_loss"]) for epoch in history]
+    assert len(history) == best + 4 < 500
+    assert scores[best - 1] == max(scores) > scores[-1]
+    jax.tree.map(np.testing.assert_array_equal, told[-1].best, told[best - 1].state.params)
+    assert not np.array_equal(told[-1].best["dense1"]["weight"], state.params["dense1"]["weight"])
+    measured = evaluate(NETWORK, LOSS, told[-1].best, *other)
+    assert (measured.accuracy, -measured.loss) == pytest.approx(max(scores))
+
+
+def test_what_cannot_be_resumed_or_waited_for_gets_one_sentence(images):
+    arguments = {"batch_size": 8, "epochs": 2}
+    for more, message in (
+        ({"patience": 3}, "fit: patience is 3 but validation is None; it must be images and labels"),
+        ({"patience": 0, "validation": images}, "fit: patience is 0 but must be an int of at least 1"),
+        ({"resume": start()}, "fit: resume is of type TrainState but must be a Progress of an earlier fit"),
+        (
+            {"resume": Progress(start(optimizer=SGD(0.1)))},
+            "fit: resume is of another network or optimizer but must be of the same as state",
+        ),
+    ):
+        with pytest.raises(InputError) as error:
+            fit(NETWORK, LOSS, OPTIMIZER, start(), *images, **arguments, **more)
+        assert str(error.value) == message

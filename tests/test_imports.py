@@ -20,10 +20,11 @@ LEVELS = [
     {"operation", "geometry", "initializers", "sgd", "data", "kernels"},
     {"layers", "losses"},
     {"training"},
-    {"fit", "recovery", "inspect"},
+    {"fit", "progress", "recovery", "inspect"},
     {"recipe", "store"},
     {"zoo", "verify"},
     {"experiment"},
+    {"recorder", "tensorboard"},
     {"cli", "__main__"},
 ]
 

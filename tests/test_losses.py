@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxcnn import InputError, Loss, SoftmaxCrossEntropy, SquaredError, one_hot, softmax_cross_entropy, squared_error
@@ -141,3 +142,24 @@ def test_labels_may_be_a_list():
     outputs = jnp.array([[1.0, 2.0, 4.0], [0.5, 0.0, 3.0]])
     for loss in (SoftmaxCrossEntropy(), SquaredError()):
         assert loss.apply(outputs, [2, 0]) == loss.apply(outputs, jnp.array([2, 0]))
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.7])
+def test_label_smoothing_is_optaxs(rng, smoothing):
+    logits, labels = jnp.asarray(rng.standard_normal((5, 4)), jnp.float32), jnp.array([3, 0, 0, 2, 1])
+    loss = SoftmaxCrossEntropy("sum", smoothing=smoothing)
+
+    def theirs(logits):
+        return optax.softmax_cross_entropy(logits, optax.smooth_labels(one_hot(labels, 4), smoothing)).sum()
+
+    E, residuals = loss.forward(logits, labels)
+    assert float(E) == pytest.approx(float(theirs(logits)), rel=1e-6)
+    np.testing.assert_allclose(loss.backward(residuals), jax.grad(theirs)(logits), atol=1e-6)
+    targets = one_hot(labels, 4)  # which are left as they are
+    np.testing.assert_array_equal(loss.apply(logits, targets), SoftmaxCrossEntropy("sum").apply(logits, targets))
+
+
+def test_a_smoothing_out_of_range_gets_one_sentence():
+    for value in (1, -0.1, "a", jnp.nan):
+        with pytest.raises(InputError, match="SoftmaxCrossEntropy: smoothing is .* but must be a number of at least 0"):
+            SoftmaxCrossEntropy(smoothing=value)

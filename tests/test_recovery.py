@@ -70,7 +70,7 @@ def test_divergence_seen_only_at_the_first_step_of_an_epoch_replays_the_epoch_be
     state = init_state(plain, at_last, jax.random.key(0), (6, 6, 1))
     blind = jnp.zeros((4, 6, 6, 1)), jnp.zeros(4, int)
     with pytest.raises(NonFiniteLoss) as error:
-        fit(plain, SquaredError(), at_last, state, *images, batch_size=8, epochs=3, test=blind)
+        fit(plain, SquaredError(), at_last, state, *images, batch_size=8, epochs=3, validation=blind)
     assert error.value.step == 13
     assert int(error.value.state.step) == 11
     assert [epoch["epoch"] for epoch in error.value.history] == [1, 2]

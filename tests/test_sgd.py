@@ -1,10 +1,26 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from jaxcnn import SGD, Constant, Cosine, Dense, InputError, Optax, Step, WarmUp, init_state
+from jaxcnn import (
+    SGD,
+    Averaged,
+    Clipped,
+    Constant,
+    Cosine,
+    Dense,
+    InputError,
+    Optax,
+    SoftmaxCrossEntropy,
+    Step,
+    WarmUp,
+    init_state,
+    train_step,
+)
 
 PARAMS = {"a": {"weight": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([0.1, 0.2])}, "b": jnp.array(1.5)}
 
@@ -150,3 +166,71 @@ def test_what_is_no_optimizer_is_refused():
         InputError, match="Optax: transformation is 'adam' but must be one of optax, such as optax.adam"
     ):
         Optax("adam")
+
+
+@pytest.mark.parametrize("limit", [0.5, 1e3])
+def test_clipping_is_optaxs(limit):
+    inner = SGD(0.1, momentum=0.9)
+    ours = descend(Clipped(inner, limit))
+    theirs = optax.chain(optax.clip_by_global_norm(limit), optax.sgd(0.1, momentum=0.9))
+    assert_close(ours, descend(Optax(theirs)))
+    assert np.allclose(ours["b"], descend(inner)["b"]) == (limit == 1e3)
+
+
+def test_a_gradient_of_zero_is_clipped_to_zero():
+    optimizer = Clipped(SGD(1.0), 1.0)
+    params, _ = optimizer.update(jax.tree.map(jnp.zeros_like, PARAMS), optimizer.init(PARAMS), PARAMS)
+    assert_close(params, PARAMS, rtol=0)
+
+
+@pytest.mark.parametrize("decay", [0.3, 0.0])
+def test_the_average_is_the_sum_that_formula_5_unrolls_to(decay):
+    """And the update is the optimizer's own."""
+    optimizer = Averaged(Clipped(SGD(0.1, momentum=0.9), 0.7), decay)
+    params, state, seen = PARAMS, optimizer.init(PARAMS), [PARAMS]
+    for _ in range(4):
+        grads = jax.tree.map(lambda w: jnp.cos(jnp.arange(w.size).reshape(w.shape)) * w, params)
+        params, state = jax.jit(optimizer.update)(grads, state, params)
+        seen.append(params)
+    assert_close(params, descend(optimizer.optimizer, 4))
+    decays = [min(decay, (1 + n) / (10 + n)) for n in range(4)]
+    weights = [np.prod(decays)] + [(1 - decays[n]) * np.prod(decays[n + 1 :]) for n in range(4)]
+    assert sum(weights) == pytest.approx(1)
+    expected = jax.tree.map(lambda *ws: sum(a * w for a, w in zip(weights, ws, strict=True)), *seen)
+    assert_close(state.average, expected, rtol=1e-5)
+
+
+def test_the_average_of_bfloat16_moves():
+    """Its steps are smaller than half a unit in the last place of bfloat16."""
+    optimizer = Averaged(SGD(1.0), 0.999)
+    params = {"w": jnp.ones(3, jnp.bfloat16)}
+    state = optimizer.init(params)
+    state = replace(state, step=state.step + 10**6)
+    params, state = optimizer.update({"w": jnp.full(3, 0.25, jnp.bfloat16)}, state, params)
+    assert params["w"].dtype == jnp.bfloat16
+    assert_close(state.average, {"w": jnp.full(3, 1 - 0.25e-3)})
+
+
+def test_a_training_state_predicts_with_its_average():
+    for optimizer in (SGD(0.1), Averaged(SGD(0.1), 0.9)):
+        state = init_state(Dense(2), optimizer, jax.random.key(0), (3,))
+        state, _ = train_step(Dense(2), SoftmaxCrossEntropy(), optimizer, state, jnp.eye(3), jnp.array([0, 1, 1]))
+        averaged = isinstance(optimizer, Averaged)
+        assert state.averaged is (state.optimizer.average if averaged else state.params)
+        assert np.allclose(state.averaged["weight"], state.params["weight"]) != averaged
+
+
+def test_bad_wrappers_get_one_sentence():
+    for make, message in (
+        (lambda: Clipped(SGD(0.1), 0), "Clipped: limit is 0.0 but must be above 0"),
+        (lambda: Clipped(SGD(0.1), "a"), "Clipped: limit is 'a' but must be a number at least 0 and finite"),
+        (lambda: Averaged(SGD(0.1), 1), "Averaged: decay is 1 but must be a number at least 0 and below 1"),
+        (lambda: Averaged("adam", 0.9), "optimizer is 'adam' but must be one, such as SGD(0.1)"),
+        (
+            lambda: Averaged(SGD(0.1), 0.9).update(PARAMS, SGD(0.1).init(PARAMS), PARAMS),
+            "Averaged: state is of another optimizer or other parameters but must be from its own init",
+        ),
+    ):
+        with pytest.raises(InputError) as error:
+            make()
+        assert str(error.value).startswith(message)

@@ -197,7 +197,7 @@ def test_labels_of_another_device_are_looked_at_where_many_steps_follow(images, 
     for call in (
         lambda: evaluate(NETWORK, LOSS, state.params, x, wrong),
         lambda: fit(NETWORK, LOSS, OPTIMIZER, state, x, wrong, batch_size=8, epochs=1),
-        lambda: fit(NETWORK, LOSS, OPTIMIZER, state, x, labels, batch_size=8, epochs=1, test=(x, wrong)),
+        lambda: fit(NETWORK, LOSS, OPTIMIZER, state, x, labels, batch_size=8, epochs=1, validation=(x, wrong)),
     ):
         with pytest.raises(InputError, match="labels go from 1 to 3 but the network has 3 outputs"):
             call()

@@ -32,7 +32,7 @@ def evaluate_command(
     with precision(dtype):
         images = jnp.asarray(saved.normalization(dataset.test_images), jnp.dtype(dtype))
         params = jax.tree.map(jnp.asarray, saved.checkpoint.params)
-        measured = evaluate(network, make_loss(saved.recipe.loss, network), params, images, dataset.test_labels)
+        measured = evaluate(network, make_loss(saved.recipe, network), params, images, dataset.test_labels)
     show_evaluation(console, measured, dataset)
     console.print(
         Text(f"test accuracy {measured.accuracy:.2%}", style="bold"),

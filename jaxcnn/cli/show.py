@@ -24,9 +24,9 @@ from ..training import Evaluation
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
 
 
-def to_console(as_json: bool) -> Console:
+def to_console(as_json: bool, quiet: bool = False) -> Console:
     """Where people read: stdout, or stderr where stdout is for JSON."""
-    return Console(stderr=as_json, soft_wrap=True, markup=False, highlight=False)
+    return Console(stderr=as_json, quiet=quiet, soft_wrap=True, markup=False, highlight=False)
 
 
 def progress(console: Console) -> Progress:
@@ -54,9 +54,8 @@ def opened(run: Path, source: str | None) -> tuple[Saved, Dataset]:
     Raises:
         InputError: the run or the data cannot be read, or has images of another shape.
     """
-    run = run.parent if run.name == "model.safetensors" and run.is_file() else run
     saved = load_run(run)
-    dataset = load_dataset(saved.recipe.data if source is None else source)
+    dataset = load_dataset(saved.recipe.data if source is None else source, saved.recipe.resize)
     if dataset.in_shape != saved.image_shape:
         raise InputError(
             f"{dataset.name} has images of shape {dataset.in_shape} but the network of {run} was trained on "

@@ -1,175 +1,273 @@
 """`jaxcnn train`."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import jax
 import typer
-from rich.text import Text
 
 from ..errors import InputError
-from ..experiment import Observer, Recorder, Result, WrongGradient, run
-from ..inspect.summary import summary
-from ..recipe import DTYPES, LOSSES, OPTIMIZERS, Recipe
+from ..experiment import Observer, Result, WrongGradient, run
+from ..recipe import DTYPES, LOSSES, OPTIMIZERS, SCHEDULES, Recipe
+from ..recorder import Recorder
 from ..recovery import NonFiniteLoss
+from ..store.runs import load_run
+from ..tensorboard import TensorBoard
 from ..zoo.models import by_shape
 from ..zoo.presets import PRESETS, find_preset
-from .show import JsonOption, measures, progress, severe, show_evaluation, stop, to_console, to_json
+from .interrupt import interruptible
+from .printed import Printed
+from .show import JsonOption, measures, stop, to_console, to_json
+
+WHAT, HOW, KEPT = "What is trained", "How", "What is kept and shown"
+WITH_RESUME = ("epochs", "patience", "target_error")  # what a run may be continued with
 
 
 def train_command(
     data: Annotated[
         str | None,
-        typer.Option(help='"digits", or a folder with the four IDX files of MNIST or a data set like it.'),
+        typer.Option(
+            help='"digits"; a folder with the IDX files of MNIST, the binary files of CIFAR, or train/CLASS/*.png; or '
+            "an .npz file. [default: digits]",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    resize: Annotated[
+        str | None,
+        typer.Option(help="Bring every image to this size, 32 or 32x48 (height x width).", rich_help_panel=WHAT),
+    ] = None,
+    validation: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the training images to hold out, such as 0.1. The epoch that classifies them best is the "
+            "result. [default: 0, the last epoch is]",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            help="Change each batch at random: crop:4 (pixels), shift:2, flip, cutout:8, joined by commas.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help=f"One of {by_shape()}. [default: the first for the images' shape]", rich_help_panel=WHAT),
     ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
-            help=f"A published recipe: {', '.join(PRESETS)}. It brings the model and all defaults below; each "
-            "option given beside it replaces its value."
+            help=f"A published recipe: {', '.join(PRESETS)}. It brings the model and all defaults; each option given "
+            "beside it replaces its value.",
+            rich_help_panel=WHAT,
         ),
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="A recipe in a file, such as a run's own recipe.toml; options replace its values, too."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help=f"One of {by_shape()}. [default: the first for the images' shape]"),
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Largest number of epochs. [default: 60]")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples per update. [default: 32]")] = None,
-    learning_rate: Annotated[
-        float | None,
         typer.Option(
-            help="At the start; a cosine takes it to 0. [default: 0.02; 0.002 with squared-error; adam, adamw 0.001]"
+            help="A recipe in a file, such as a run's own recipe.toml; options replace its values, too.",
+            rich_help_panel=WHAT,
         ),
     ] = None,
-    momentum: Annotated[float | None, typer.Option(help="Of sgd and nesterov. [default: 0.9]")] = None,
-    weight_decay: Annotated[
-        float | None, typer.Option(help="Of sgd, nesterov and adamw. [default: 0.0005; adamw 0.0001]")
+    epochs: Annotated[
+        int | None, typer.Option(help="Largest number of epochs. [default: 60]", rich_help_panel=HOW)
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Of the initial weights, the shuffling and dropout. [default: 0]")
+    batch_size: Annotated[
+        int | None, typer.Option(help="Samples per update. [default: 32]", rich_help_panel=HOW)
     ] = None,
-    loss: Annotated[str | None, typer.Option(help=f"{' or '.join(LOSSES)}. [default: cross-entropy]")] = None,
     optimizer: Annotated[
         str | None,
         typer.Option(
             help=f"One of {', '.join(OPTIMIZERS)}; sgd and nesterov are written by hand, adam and adamw are optax's. "
-            "[default: sgd]"
+            "[default: sgd]",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="At the start. [default: 0.02; 0.002 with squared-error; adam, adamw 0.001]", rich_help_panel=HOW
+        ),
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Of the learning rate: {', '.join(SCHEDULES)}; step divides it by 10 after each third. "
+            "[default: cosine]",
+            rich_help_panel=HOW,
+        ),
+    ] = None,
+    warmup: Annotated[
+        int | None,
+        typer.Option(help="Epochs over which the learning rate first rises. [default: 0]", rich_help_panel=HOW),
+    ] = None,
+    momentum: Annotated[
+        float | None, typer.Option(help="Of sgd and nesterov. [default: 0.9]", rich_help_panel=HOW)
+    ] = None,
+    weight_decay: Annotated[
+        float | None,
+        typer.Option(help="Of sgd, nesterov and adamw. [default: 0.0005; adamw 0.0001]", rich_help_panel=HOW),
+    ] = None,
+    clip: Annotated[
+        float | None, typer.Option(help="Largest norm of a gradient; larger ones are scaled.", rich_help_panel=HOW)
+    ] = None,
+    average: Annotated[
+        float | None,
+        typer.Option(help="Use a moving average of the weights with this decay, such as 0.999.", rich_help_panel=HOW),
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(help=f"{' or '.join(LOSSES)}. [default: cross-entropy]", rich_help_panel=HOW)
+    ] = None,
+    smoothing: Annotated[
+        float | None,
+        typer.Option(help="Of the labels of cross-entropy, such as 0.1. [default: 0]", rich_help_panel=HOW),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Of the initial weights, the images held out, and all that is drawn. [default: 0]", rich_help_panel=HOW
         ),
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(help=f"Of parameters and images: {', '.join(DTYPES)}. [default: float32]")
+        str | None,
+        typer.Option(help=f"Of parameters and images: {', '.join(DTYPES)}. [default: float32]", rich_help_panel=HOW),
     ] = None,
     target_error: Annotated[
-        float | None, typer.Option(help="Stop after an epoch whose mean training loss is at or below this.")
+        float | None,
+        typer.Option(help="Stop after an epoch whose mean training loss is at or below this.", rich_help_panel=HOW),
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="Stop when so many epochs brought nothing better on the images held out.", rich_help_panel=HOW
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder to create. [default: the next of runs/digits-0001, ...]")
+        Path | None,
+        typer.Option(help="Run folder to create. [default: the next of runs/digits-0001, ...]", rich_help_panel=KEPT),
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="Go on with a run that was interrupted or killed; with --epochs N also with one that was finished.",
+            rich_help_panel=KEPT,
+        ),
+    ] = None,
+    save_every: Annotated[
+        float,
+        typer.Option(help="Minutes after which the model is kept within an epoch, too.", rich_help_panel=KEPT),
+    ] = 5.0,
+    keep: Annotated[
+        int, typer.Option(help="How many of the last epochs keep a model file of their own.", rich_help_panel=KEPT)
+    ] = 0,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write event files for TensorBoard.", rich_help_panel=KEPT)
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print errors only.", rich_help_panel=KEPT)] = False,
     as_json: JsonOption = False,
 ):
     """Train a network on real images and show what it learned.
 
     The gradient of the network is first checked against automatic differentiation on one real batch; training then
-    uses the hand-written backward passes alone. The run folder receives model.safetensors, metrics.jsonl, recipe.toml,
-    curves.png, kernels.png and flow.png; the recipe repeats the run.
+    uses the hand-written backward passes alone. The run folder receives the model, metrics, pictures, and recipe.toml,
+    which repeats the run. Ctrl-C stops and keeps what was reached; --resume goes on.
 
     Examples:
 
     * jaxcnn train
 
-    * jaxcnn train --epochs 20 --learning-rate 0.1 --seed 3
+    * jaxcnn train --data FOLDER --validation 0.1 --patience 5
 
-    * jaxcnn train --data FOLDER --model lenet28 --epochs 10 --batch-size 128
+    * jaxcnn train --data FOLDER --resize 32 --augment crop:4,flip
 
     * jaxcnn train --data FOLDER --preset lenet5 --epochs 5
 
-    * jaxcnn train --config runs/digits-0001/recipe.toml
+    * jaxcnn train --resume runs/digits-0001 --epochs 100
     """
-    if preset is not None and config is not None:
-        raise InputError("preset and config are both given; they must be given one at a time")
-    recipe = Recipe() if preset is None else find_preset(preset)
-    if config is not None:
-        recipe = Recipe.read(config)
     options = {
         "data": data, "model": model, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
         "momentum": momentum, "weight_decay": weight_decay, "seed": seed, "loss": loss, "optimizer": optimizer,
-        "dtype": dtype, "target_error": target_error,
+        "dtype": dtype, "target_error": target_error, "resize": resize and _sides(resize), "validation": validation,
+        "augment": None if augment is None else tuple(filter(None, augment.split(","))), "schedule": schedule,
+        "warmup": warmup, "clip": clip, "average": average, "smoothing": smoothing, "patience": patience,
     }  # fmt: skip
-    recipe = recipe.changed(**{name: value for name, value in options.items() if value is not None})
-    kept, printed = Recorder(out), Printed(to_console(as_json))
-    try:
-        with printed.bar:
-            result = run(recipe, kept, printed)
-    except WrongGradient as wrong:
-        stop(wrong)
-    except NonFiniteLoss as diverged:
-        stop(f"{diverged}; they are in {kept.folder / 'model.safetensors'}")
+    options = {name: value for name, value in options.items() if value is not None}
+    recipe = _recipe(preset, config, resume, options, out)
+    kept = Recorder(out, resume=resume, save_every=save_every, keep=keep)
+    printed = Printed(to_console(as_json, quiet))
+    observers = [kept, printed, *([TensorBoard(kept)] if tensorboard else [])]
+    result = _result(recipe, kept, printed, observers, as_json)
     printed.show(result, kept.folder)
     if as_json:
         print(to_json(_outcome(result, kept.folder)))
 
 
-class Printed(Observer):
-    """What a person sees of a run."""
-
-    def __init__(self, console):
-        self.console, self.bar, self.said = console, progress(console), set()
-
-    def on_prepared(self, experiment):
-        recipe, dataset = experiment.recipe, experiment.dataset
-        model = recipe.model if isinstance(recipe.model, str) else type(recipe.model).__name__
-        parameters = summary(experiment.network, experiment.in_shape).total.parameters
-        self.console.print(
-            f"{dataset.name}: {len(experiment.train_images):,} images of {'x'.join(map(str, dataset.in_shape))} to "
-            f"train{' (half of them mirrored)' if recipe.mirror else ''}, {len(dataset.test_images):,} to test; "
-            f"{model}: {parameters:,} parameters; {jax.devices()[0].device_kind}, {recipe.dtype}"
-        )
-
-    def on_checked(self, experiment, gradient_check):
-        self.console.print(
-            f"gradient check: hand-written backward = jax.grad of the plain forward to {gradient_check:.0e} (float64)"
-        )
-        self.task = self.bar.add_task("compiling", total=experiment.recipe.epochs)
-
-    def on_epoch(self, experiment, state, metrics, found):
-        line = (
-            f"epoch {metrics['epoch']:3}  loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:6.2%}  "
-            f"test loss {metrics['test_loss']:.4f}  accuracy {metrics['test_accuracy']:6.2%}"
-        )
-        short = "loss {loss:.4f}  test loss {test_loss:.4f}  accuracy {test_accuracy:6.2%}"  # leaves room in 80 columns
-        self.bar.update(self.task, advance=1, description=short.format(**metrics))
-        if not self.console.is_terminal and metrics["epoch"] % max(1, experiment.recipe.epochs // 10) == 0:
-            self.console.print(line)
-        for layer in severe(experiment.network, found):
-            if layer.name not in self.said:
-                self.said.add(layer.name)
-                self.console.print(f"after epoch {metrics['epoch']}, {layer}")
-
-    def show(self, result: Result, folder: Path) -> None:
-        """The outcome."""
-        experiment, measured, last = result.experiment, result.measured, result.history[-1]
-        show_evaluation(self.console, measured, experiment.dataset)
-        self.console.print(
-            Text(f"test accuracy {measured.accuracy:.2%}", style="bold"),
-            f"({len(measured.predictions):,} images) after {len(result.history)} epochs, {last['step']:,} updates, "
-            f"{result.seconds:.1f} s with compilation",
-        )
-        recipe = experiment.recipe
-        if recipe.published:
-            self.console.print(f"published for {recipe.name}: {recipe.published}")
-            self.console.print(
-                f"reached here: {1 - measured.accuracy:.2%} error ({measured.accuracy:.2%} accuracy) after "
-                f"{len(result.history)} epochs on {experiment.dataset.name}"
+def _recipe(preset, config, resume, options, out) -> Recipe:
+    """The recipe that the options ask for."""
+    given = {"preset": preset, "config": config, "resume": resume}
+    given = [name for name, value in given.items() if value is not None]
+    if len(given) > 1:
+        raise InputError(f"{' and '.join(given)} are both given; they must be given one at a time")
+    if resume is not None:
+        others = [name for name in [*options, *(["out"] if out else [])] if name not in WITH_RESUME]
+        if others:
+            raise InputError(
+                f"resume is given with {others[0]} but must be given with {', '.join(WITH_RESUME)} alone: the run goes "
+                "on as it began"
             )
-        files = ", ".join(sorted(file.name for file in folder.iterdir()))
-        self.console.print(f"run folder: {folder}  ({files})")
+        if not resume.is_dir():
+            raise InputError(f"resume is {str(resume)!r} but must be the folder of a run")
+        recipe = load_run(resume / "model.safetensors").recipe
+    elif config is not None:
+        recipe = Recipe.read(config)
+    else:
+        recipe = Recipe() if preset is None else find_preset(preset)
+    return recipe.changed(**options)
 
 
-def _outcome(result, folder):
+def _sides(text: str) -> tuple[int, ...]:
+    """The height and width in "32" or "32x48"."""
+    sides = text.split("x")
+    if not (len(sides) in (1, 2) and all(side.isdecimal() and side.isascii() for side in sides)):
+        raise InputError(f"resize is {text!r} but must be a size such as 32, or 32x48 for height x width")
+    return tuple(map(int, sides * (3 - len(sides))))[:2]
+
+
+def _result(recipe, kept: Recorder, printed: Printed, observers: list[Observer], as_json: bool) -> Result:
+    """Of the run; where it ends otherwise the process does, too."""
+
+    def interrupted(name):
+        stopped = kept.stop()
+        printed.bar.stop()
+        if stopped is None:
+            print(f"jaxcnn: stopped by {name} before training began; nothing was written", file=sys.stderr)
+            return
+        facts = {
+            "run": str(kept.folder),
+            "stopped": name,
+            "epochs": len(stopped.history),
+            "steps": int(stopped.state.step),
+        }
+        print(
+            f"jaxcnn: stopped by {name} after {facts['epochs']} epochs, {facts['steps']:,} updates; go on with: "
+            f"jaxcnn train --resume {kept.folder}",
+            file=sys.stderr,
+            flush=True,
+        )
+        if as_json:
+            print(to_json(facts), flush=True)
+
+    try:
+        with printed.bar:
+            return interruptible(lambda: run(recipe, *observers, resume=kept.resumed), interrupted)
+    except WrongGradient as wrong:
+        stop(wrong)
+    except NonFiniteLoss as diverged:
+        stop(f"{diverged}; they are in {kept.folder / 'model.safetensors'}")
+
+
+def _outcome(result, folder) -> dict[str, Any]:
     recipe = result.experiment.recipe
     return {
         "run": str(folder),

@@ -23,7 +23,7 @@ def curves(history: list[dict[str, Any]], title: str = "") -> bytes:
     marker = "o" if len(epochs) <= FEW else None
     figure = _figure(title, figsize=(10, 4))
     left, right = figure.subplots(1, 2)
-    for prefix, label in (("", "training"), ("test_", "test")):
+    for prefix, label in (("", "training"), ("validation_", "held out")):
         if f"{prefix}loss" in history[0]:
             left.semilogy(epochs, [epoch[f"{prefix}loss"] for epoch in history], label=label, marker=marker)
             errors = [100 * (1 - epoch[f"{prefix}accuracy"]) for epoch in history]

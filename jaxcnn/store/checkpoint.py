@@ -1,7 +1,9 @@
-"""One safetensors file for a trained network: the arrays by their path in the tree, and the specs as metadata."""
+"""One safetensors file for a training run: arrays by their path in the tree, all else as JSON in its metadata."""
 
 import json
+import re
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +12,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import files
-from ..errors import InputError
+from ..errors import InputError, is_number
 from ..files import AnyPath
 from ..layers.base import Layer, Params, Shape
+from ..progress import Progress
 from ..training import TrainState, check_state
 from .spec import UnknownLayer, spec_from_json, spec_to_json
 
-FORMAT = "jaxcnn 1"
+FORMATS = ("jaxcnn 1", "jaxcnn 2")  # those that are read; the last one is written
+EPOCH = {"epoch", "step", "loss", "accuracy"}  # what is known of every epoch
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `load_checkpoint` reads: spec, input shape, parameters as NumPy arrays, and the `info` beside them."""
+    """What `load_checkpoint` reads.
+
+    Attributes:
+        network, in_shape: what the parameters belong to.
+        params: NumPy arrays; their moving average, where one was kept.
+        info: the JSON values saved beside them.
+    """
 
     network: Layer
     in_shape: Shape
@@ -30,24 +40,41 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    path: AnyPath, network: Layer, in_shape: Shape, state: TrainState, info: dict[str, Any] | None = None
+    path: AnyPath,
+    network: Layer,
+    in_shape: Shape,
+    state: TrainState | Progress,
+    info: dict[str, Any] | None = None,
 ) -> None:
-    """Write the training state, the network's spec, its input's shape and `info` (JSON values), whole or not at all.
+    """Write where training stands, the network's spec, its input's shape and `info`, whole or not at all.
+
+    Args:
+        path: the file.
+        network, in_shape: what the parameters belong to.
+        state: a training state, or the progress of a `fit`, without its `best`, from which another goes on.
+        info: JSON values.
 
     Raises:
         InputError: the state is none of this network and input shape, or safetensors is not installed.
         OSError: the file cannot be written.
     """
     to_bytes = _safetensors().numpy.save
-    check_state(state)
-    expected, found = (_shapes(params) for params in (_initial(network, in_shape), state.params))
+    progress = state if isinstance(state, Progress) else Progress(state)
+    check_state(progress.state)
+    expected, found = (_shapes(params) for params in (_initial(network, in_shape), progress.state.params))
     if found != expected:
         raise InputError(
             f"state has the parameters {found} but must have {expected}, those of the network for in_shape {in_shape}"
         )
-    arrays = {name: np.asarray(leaf, order="C") for name, leaf in _named_leaves(_as_dict(state)).items()}
-    described = {"network": spec_to_json(network), "in_shape": in_shape, "info": info or {}}
-    metadata = {"format": FORMAT} | {name: json.dumps(value) for name, value in described.items()}
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in _named_leaves(_as_dict(progress)).items()}
+    described = {
+        "network": spec_to_json(network),
+        "in_shape": in_shape,
+        "info": info or {},
+        "history": progress.history,
+        "versions": {name: version(name) for name in ("jaxcnn", "jax")},
+    }
+    metadata = {"format": FORMATS[-1]} | {name: json.dumps(value) for name, value in described.items()}
     files.write(path, to_bytes(arrays, metadata=metadata))
 
 
@@ -62,39 +89,62 @@ def load_checkpoint(path: AnyPath) -> Checkpoint:
         network = spec_from_json(json.loads(metadata["network"]))
         in_shape = tuple(json.loads(metadata["in_shape"]))
         info = dict(json.loads(metadata["info"]))
-        expected = {"params": _initial(network, in_shape)}
-        params = [arrays[name] for name in _named_leaves(expected)]
-        if [leaf.shape for leaf in params] != [leaf.shape for leaf in jax.tree.leaves(expected)]:
-            raise ValueError("the parameters have other shapes than the network's")
-        found = {name for name in arrays if name.split("/")[0] == "params"}
-        if found != set(_named_leaves(expected)):
-            raise ValueError("it holds parameters that the network has not")
+        initial = _initial(network, in_shape)
     except UnknownLayer as error:
         raise InputError(f"{path}: {error}") from None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{path}: is corrupt ({error}); it must be a safetensors file written by jaxcnn") from None
-    return Checkpoint(network, in_shape, jax.tree.unflatten(jax.tree.structure(expected), params)["params"], info)
+    averaged = any(name.startswith("optimizer/average/") for name in arrays)
+    root = "optimizer/average" if averaged else "params"
+    held = {name: array for name, array in arrays.items() if f"{name}/".startswith(f"{root}/")}
+    dtype = next((array.dtype for array in held.values() if jnp.issubdtype(array.dtype, jnp.floating)), np.float32)
+    expected = {f"{root}/{name}": _fact(leaf.shape, dtype) for name, leaf in _named_leaves(initial).items()}
+    _check_same(path, {name: _fact(leaf.shape, leaf.dtype) for name, leaf in held.items()}, expected, "the network")
+    params = [held[name] for name in expected]
+    return Checkpoint(network, in_shape, jax.tree.unflatten(jax.tree.structure(initial), params), info)
 
 
 def load_state(path: AnyPath, like: TrainState) -> TrainState:
-    """Read the whole training state, to go on training.
+    """Read the training state alone; see `load_progress`."""
+    return load_progress(path, like).state
+
+
+def load_progress(path: AnyPath, like: TrainState) -> Progress:
+    """Read where training stands, to go on: `fit(..., resume=load_progress(path, like=state))`.
 
     Args:
         path: written by `save_checkpoint`.
-        like: a state of the same network and optimizer, as from `init_state`; its arrays are replaced.
+        like: a state of the same network and optimizer, as from `init_state`.
+
+    Returns:
+        The progress; its `best` is None, for it has a file of its own.
 
     Raises:
         InputError: the file is missing, corrupt, not one of ours, or of another network or optimizer.
     """
     check_state(like)
-    arrays, _ = _read(path)
-    fields = _as_dict(like)
-    expected = _named_leaves(fields)
-    found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
-    if found != {name: (leaf.shape, leaf.dtype) for name, leaf in expected.items()}:
-        raise InputError(f"{path}: holds other arrays than this network and optimizer have; they must be the same")
-    state = jax.tree.unflatten(jax.tree.structure(fields), [jnp.asarray(arrays[name]) for name in expected])
-    return TrainState(**{**state, "key": jax.random.wrap_key_data(state["key"])})
+    arrays, metadata = _read(path)
+    empty = _as_dict(Progress(like))
+    expected = _named_leaves(empty)
+    arrays = {
+        name: leaf for name, leaf in expected.items() if name.startswith("progress/")
+    } | arrays  # format 1 has none
+    found = {name: _fact(leaf.shape, leaf.dtype) for name, leaf in arrays.items()}
+    wanted = {name: _fact(leaf.shape, leaf.dtype) for name, leaf in expected.items()}
+    for name in ("progress/losses", "progress/correct"):  # of any number of steps
+        wanted[name] = _fact(arrays["progress/losses"].shape[:1], expected[name].dtype)
+    _check_same(path, found, wanted, "this network and optimizer")
+    try:
+        history = tuple(json.loads(metadata.get("history", "[]")))
+        if not all({name for name, value in epoch.items() if is_number(value)} >= EPOCH for epoch in history):
+            raise ValueError("an epoch of its history lacks a number")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path}: is corrupt ({error}); it must be a safetensors file written by jaxcnn") from None
+    leaves = [arrays[name] if name.startswith("progress/") else jnp.asarray(arrays[name]) for name in expected]
+    fields = jax.tree.unflatten(jax.tree.structure(empty), leaves)
+    made = fields.pop("progress")
+    state = TrainState(**{**fields, "key": jax.random.wrap_key_data(fields["key"])})
+    return Progress(state, history, made["losses"], made["correct"], float(made["seconds"]))
 
 
 def _initial(network, in_shape):
@@ -105,8 +155,26 @@ def _shapes(params):
     return {name: leaf.shape for name, leaf in _named_leaves(params).items()}
 
 
-def _as_dict(state):
-    return {**vars(state), "key": jax.random.key_data(state.key)}
+def _fact(shape, dtype):
+    return f"{np.dtype(dtype)} of shape {shape}"
+
+
+def _check_same(path, found, wanted, of):
+    """Refuse a file by the name of the first array that it has not, has otherwise, or has beside them."""
+    for name in (*wanted, *found):
+        if found.get(name) != wanted.get(name):
+            held, needed = (facts.get(name, "no array") for facts in (found, wanted))
+            raise InputError(f"{path}: has {held} as {name} but must have {needed}, as {of} has")
+
+
+def _as_dict(progress):
+    state = progress.state
+    made = {
+        "losses": np.asarray(progress.losses, np.float64),
+        "correct": np.asarray(progress.correct, np.int32),
+        "seconds": np.asarray(progress.seconds, np.float64),
+    }
+    return {**vars(state), "key": jax.random.key_data(state.key), "progress": made}
 
 
 def _named_leaves(tree):
@@ -121,8 +189,7 @@ def _read(path):
         tensors = safetensors.deserialize(content)
         header = int.from_bytes(content[:8], "little")
         metadata = json.loads(content[8 : 8 + header]).get("__metadata__", {})
-        if metadata.get("format") != FORMAT:
-            raise InputError(f"{path}: has the format {metadata.get('format')!r} but must have {FORMAT!r}")
+        _check_format(path, metadata.get("format"))
         return {
             name: np.frombuffer(tensor["data"], _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
             for name, tensor in tensors
@@ -131,6 +198,12 @@ def _read(path):
         raise InputError(f"{path}: cannot be read ({error.strerror}); it must be a safetensors file") from None
     except (safetensors.SafetensorError, KeyError) as error:
         raise InputError(f"{path}: is corrupt ({error}); it must be a safetensors file written by jaxcnn") from None
+
+
+def _check_format(path, found):
+    if found not in FORMATS:
+        newer = "; a newer jaxcnn reads it" if re.fullmatch(r"jaxcnn \d+", str(found)) else ""
+        raise InputError(f"{path}: has the format {found!r} but must have {' or '.join(map(repr, FORMATS))}{newer}")
 
 
 def _safetensors():

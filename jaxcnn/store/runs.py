@@ -2,9 +2,13 @@
 
 import json
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from .. import files
 from ..data import Normalization
@@ -12,9 +16,10 @@ from ..errors import InputError
 from ..files import AnyPath
 from ..inspect import plots
 from ..layers.base import Layer, Params, Shape
+from ..progress import Progress
 from ..recipe import Recipe
 from ..training import TrainState
-from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .checkpoint import Checkpoint, load_checkpoint, load_progress, save_checkpoint
 
 
 def check_out(out: AnyPath | None) -> None:
@@ -31,7 +36,7 @@ def check_out(out: AnyPath | None) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """A folder and what is written there: metrics.jsonl, model.safetensors, curves.png, kernels.png."""
+    """A folder and what is written there: model.safetensors, metrics.jsonl, curves.png, kernels.png."""
 
     folder: Path
     network: Layer
@@ -63,19 +68,34 @@ class Run:
                 raise InputError(f"out is {str(folder)!r}, which cannot be created: {error.strerror}") from None
         return cls(folder, network, in_shape, config)
 
-    def log(self, metrics: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
-        path = self.folder / "metrics.jsonl"
-        with files.naming(path), path.open("a") as file:
-            file.write(json.dumps(metrics, allow_nan=False) + "\n")
+    @classmethod
+    def reopen(cls, folder: AnyPath, network: Layer, in_shape: Shape, config: dict[str, Any]) -> "Run":
+        """The folder of a run that goes on; files that a killed process left half-written are deleted."""
+        for path in Path(folder).glob("*.tmp"):
+            path.unlink()
+        return cls(Path(folder), network, in_shape, config)
 
-    def keep(self, state: TrainState) -> None:
-        """Replace model.safetensors."""
-        save_checkpoint(self.folder / "model.safetensors", self.network, self.in_shape, state, self.config)
+    def log(self, history: Sequence[dict[str, Any]]) -> None:
+        """Write metrics.jsonl, a line for each epoch."""
+        lines = "".join(json.dumps(epoch, allow_nan=False) + "\n" for epoch in history)
+        files.write(self.folder / "metrics.jsonl", lines.encode())
 
-    def draw(self, history: list[dict[str, Any]], params: Params) -> None:
-        """Write the pictures; kernels.png only if there is a convolution."""
-        files.write(self.folder / "curves.png", plots.curves(history, self.folder.name))
+    def keep(self, progress: Progress, name: str = "model.safetensors") -> None:
+        """Replace a model's file."""
+        save_checkpoint(self.folder / name, self.network, self.in_shape, progress, self.config)
+
+    def keep_epoch(self, progress: Progress, count: int) -> None:
+        """Write epoch-0012.safetensors, and delete those that are no more among the last `count`."""
+        self.keep(progress, f"epoch-{len(progress.history):04}.safetensors")
+        for path in sorted(self.folder.glob("epoch-*.safetensors"), key=lambda path: (len(path.name), path.name))[
+            :-count
+        ]:
+            path.unlink()
+
+    def draw(self, history: Sequence[dict[str, Any]], params: Params) -> None:
+        """Write the pictures; curves.png only if an epoch is over, kernels.png only if there is a convolution."""
+        if history:
+            files.write(self.folder / "curves.png", plots.curves(list(history), self.folder.name))
         kernels = plots.kernels(params, self.folder.name)
         if kernels is not None:
             files.write(self.folder / "kernels.png", kernels)
@@ -97,8 +117,10 @@ class Saved:
         return height - 2 * self.normalization.padding, width - 2 * self.normalization.padding, channels
 
 
-def load_run(folder: AnyPath) -> Saved:
-    """Read a run folder. Images must be normalised as in training before the network sees them:
+def load_run(run: AnyPath) -> Saved:
+    """Read a run by its folder, where best.safetensors comes before model.safetensors, or one of its model files.
+
+    Images must be normalised as in training before the network sees them:
 
         saved = load_run("runs/digits-0001")
         network, params = saved.checkpoint.network, saved.checkpoint.params
@@ -107,18 +129,45 @@ def load_run(folder: AnyPath) -> Saved:
     Raises:
         InputError: it holds no model, or a corrupt one.
     """
-    path = Path(folder) / "model.safetensors"
-    if not path.is_file():
-        raise InputError(
-            f"run is {str(folder)!r}, which holds no model.safetensors; it must be a folder of jaxcnn train"
-        )
+    path = Path(run)
+    if path.is_dir() or not path.is_file():
+        path = next((found for name in ("best", "model") if (found := path / f"{name}.safetensors").is_file()), None)
+    if path is None:
+        raise InputError(f"run is {str(run)!r}, which holds no model.safetensors; it must be a folder of jaxcnn train")
+    return _saved(path)
+
+
+def load_unfinished(folder: AnyPath, like: TrainState) -> tuple[Saved, Progress]:
+    """Read a run to go on with it.
+
+    Args:
+        folder: of the run.
+        like: a state of its network and optimizer, as from `init_state`.
+
+    Returns:
+        What is saved beside the parameters, and where training stopped.
+
+    Raises:
+        InputError: it holds no model, a corrupt one, or one of another network or optimizer.
+    """
+    last, best = (Path(folder) / f"{name}.safetensors" for name in ("model", "best"))
+    progress = load_progress(last, like)
+    if any("validation_loss" in epoch for epoch in progress.history):
+        params = jax.tree.map(jnp.asarray, load_checkpoint(best).params)
+        progress = replace(progress, best=params)
+    return _saved(last), progress
+
+
+def _saved(path):
     saved = load_checkpoint(path)
     try:
-        recipe = Recipe.from_dict({name: saved.info[name] for name in ("data", "loss", "dtype")})
+        known = {field.name for field in fields(Recipe)}
+        recipe = Recipe.from_dict({name: value for name, value in saved.info.items() if name in known})
         numbers = {name: float(saved.info["normalization"][name]) for name in ("mean", "std")}
         normalization = Normalization(**numbers, padding=int(saved.info["normalization"]["padding"]))
         classes = tuple(map(str, saved.info["classes"]))
         _, _, _ = saved.in_shape
+        _, _, _ = (saved.info[name] for name in ("data", "loss", "dtype"))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: is corrupt (configuration: {error}); it must be written by jaxcnn train") from None
     return Saved(saved, recipe, normalization, classes)

@@ -36,7 +36,7 @@ def test_data_of_another_shape_is_refused_by_evaluate(capsys, monkeypatch):
         "other", *(a for n in (20, 10) for a in (rng.random((n, 9, 8, 1), np.float32), np.arange(n) % 10)),
         classes=tuple("0123456789"),
     )  # fmt: skip
-    monkeypatch.setattr(show, "load_dataset", lambda source: other)
+    monkeypatch.setattr(show, "load_dataset", lambda source, resize: other)
     assert run("evaluate", "r", "--data", "other") == 2
     assert (
         "other has images of shape (9, 8, 1) but the network of r was trained on (8, 8, 1)" in capsys.readouterr().err

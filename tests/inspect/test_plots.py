@@ -11,7 +11,7 @@ from jaxcnn import Conv2d, Dense, Dropout, Flatten, MaxPool2d, ReLU, Sequential,
 from jaxcnn.inspect import plots
 from jaxcnn.inspect.flow import Passed, flow
 
-METRICS = {"loss": 1.0, "accuracy": 0.5, "test_loss": 2.0, "test_accuracy": 0.25}
+METRICS = {"loss": 1.0, "accuracy": 0.5, "validation_loss": 2.0, "validation_accuracy": 0.25}
 
 
 @pytest.fixture

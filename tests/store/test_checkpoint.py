@@ -52,7 +52,10 @@ def test_training_goes_on_where_it_stopped(tmp_path):
 def test_a_file_of_another_optimizer_is_refused(tmp_path):
     save_checkpoint(tmp_path / "a.safetensors", NETWORK, (5,), trained(SGD(0.1)), {})
     other = init_state(NETWORK, SGD(0.1, momentum=0.9), jax.random.key(0), (5,))
-    with pytest.raises(InputError, match="holds other arrays than this network and optimizer have"):
+    with pytest.raises(
+        InputError,
+        match="has no array as optimizer/velocity/dense1/bias but must have float32 of shape \\(3,\\), as this network",
+    ):
         load_state(tmp_path / "a.safetensors", like=other)
 
 
@@ -95,7 +98,9 @@ def test_every_damage_gets_one_sentence(tmp_path, metadata, arrays):
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
     kept = {name: value for name, value in (header | metadata).items() if value is not None}
     save_file({n: a for n, a in (load_file(path) | arrays).items() if a is not None}, path, metadata=kept)
-    with pytest.raises(InputError, match="a.safetensors: is corrupt") as error:
+    with pytest.raises(
+        InputError, match="a.safetensors: (is corrupt|has .* but must have .*, as the network has)"
+    ) as error:
         load_checkpoint(path)
     assert "\n" not in str(error.value)
 
@@ -104,7 +109,7 @@ def test_a_file_of_somebody_else_is_refused(tmp_path):
     from safetensors.numpy import save_file
 
     save_file({"w": np.ones(3)}, tmp_path / "b.safetensors")
-    with pytest.raises(InputError, match="has the format None but must have 'jaxcnn 1'"):
+    with pytest.raises(InputError, match="has the format None but must have 'jaxcnn 1' or 'jaxcnn 2'"):
         load_checkpoint(tmp_path / "b.safetensors")
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from jaxcnn import InputError, SoftmaxCrossEntropy, SquaredError, Tanh
 from jaxcnn.experiment import make_loss, make_optimizer
+from jaxcnn.recipe import Recipe
 from jaxcnn.zoo.models import find_model
 from jaxcnn.zoo.presets import PRESETS, find_preset
 
@@ -17,11 +18,14 @@ def test_a_recipe_fits_mnist_and_names_what_exists(name):
     make_optimizer(preset, 10)
 
 
+SQUARED = Recipe(loss="squared-error")
+
+
 def test_targets_are_those_of_the_last_layer():
-    assert make_loss("squared-error", find_model("deeplearntoolbox").build(10)) == SquaredError()
-    assert make_loss("squared-error", find_model("bouvrie").build(10)) == SquaredError(low=-1)
-    assert make_loss("squared-error", Tanh()) == SquaredError(low=-1)
-    assert make_loss("cross-entropy", find_model("lenet5").build(10)) == SoftmaxCrossEntropy()
+    assert make_loss(SQUARED, find_model("deeplearntoolbox").build(10)) == SquaredError()
+    assert make_loss(SQUARED, find_model("bouvrie").build(10)) == SquaredError(low=-1)
+    assert make_loss(SQUARED, Tanh()) == SquaredError(low=-1)
+    assert make_loss(Recipe(smoothing=0.1), find_model("lenet5").build(10)) == SoftmaxCrossEntropy(smoothing=0.1)
 
 
 def test_an_unknown_preset_is_refused():
