@@ -23,7 +23,7 @@ LEVELS = [
     {"fit", "recovery", "inspect"},
     {"recipe", "store"},
     {"zoo", "verify"},
-    {"experiment"},
+    {"experiment", "saved"},
     {"cli", "__main__"},
 ]
 
