@@ -47,8 +47,8 @@ def kernels(params: Params, title: str = "") -> bytes | None:
     name = next((name for name, value in params.items() if np.ndim(value.get("weight")) == 4), None)
     if name is None:
         return None
-    weight = np.asarray(params[name]["weight"], np.float64)
-    limit = np.abs(weight).max() or 1
+    weight, limit = _finite(np.asarray(params[name]["weight"], np.float64))
+    limit = limit or 1
     if weight.shape[2] == 3:
         tiles = (weight.transpose(3, 0, 1, 2) / limit + 1) / 2
     else:
@@ -88,7 +88,7 @@ def flow_picture(passed: Sequence[Passed], classes: Sequence[str], title: str) -
         if layer.x.ndim == 3 and layer.x.shape[2] != count:
             count, maps = layer.x.shape[2], np.sort(np.argsort(-np.abs(layer.delta).sum(axis=(0, 1)))[:MAPS])
         for axes, values in zip(column, (layer.x, layer.delta), strict=True):
-            limit = float(np.abs(values).max())
+            values, limit = _finite(values)
             axes.set(xticks=[], yticks=[])
             if layer is shown[-1]:
                 _bars(axes, values, classes)
@@ -144,6 +144,12 @@ def _figure(title, **arguments):
     figure = Figure(layout="constrained", **arguments)
     figure.suptitle(_drawable(title), parse_math=False)
     return figure
+
+
+def _finite(values):
+    """The values with NaN in place of what is infinite, and the largest that is finite."""
+    finite = np.isfinite(values)
+    return np.where(finite, values, np.nan), float(np.abs(values).max(initial=0, where=finite))
 
 
 def _drawable(name):

@@ -30,8 +30,8 @@ def write_run(folder="r", network=SMALL, in_shape=(10, 10, 1), change=None, **in
 
 
 def spoil(params):
-    """Makes the first bias NaN."""
-    params["conv1"]["bias"] = params["conv1"]["bias"].at[0].set(np.nan)
+    """Makes a bias NaN and another infinite."""
+    params["conv1"]["bias"] = params["conv1"]["bias"].at[:].set(np.array([np.nan, np.inf]))
 
 
 def write_image(path, image):

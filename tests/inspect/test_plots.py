@@ -41,9 +41,11 @@ def test_curves_show_whatever_was_measured_beside_the_training_images(figures, o
         assert [line.get_ydata()[0] for line in axes.lines] == values
 
 
-def test_kernels_have_the_runs_name_and_survive_nan(figures):
-    weight = np.ones((3, 3, 1, 4))
-    weight[0, 0, 0, 0] = np.nan
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_kernels_have_the_runs_name_and_survive_what_is_not_finite(figures, value, channels):
+    weight = np.ones((3, 3, channels, 4))
+    weight[0, 0, 0, 0] = value
     figure = plots.kernels({"conv1": {"weight": weight}}, "digits-0001")
     assert figure.get_suptitle() == "digits-0001"
     figure.savefig(os.devnull, format="png")
@@ -76,6 +78,15 @@ def test_the_maps_of_the_picture_are_those_with_the_largest_sensitivities(figure
     assert drawn[:2].tolist() == (x + 1)[:, :, 1].tolist()
     assert drawn[3:5].tolist() == (x + 1)[:, :, 3].tolist()
     assert drawn[6:].tolist() == (x + 1)[:, :, 4].tolist()
+
+
+def test_what_is_not_finite_is_left_blank(figures, rng):
+    x, delta = rng.standard_normal((2, 4, 4, 3))
+    x[0, 0], delta[1, 1] = np.inf, np.nan
+    last = Passed("dense1", np.array([1.0, -np.inf, 3.0]), np.array([np.nan, np.nan, np.nan]))
+    figure = plots.flow_picture([Passed("input", x, delta), last], ("a", "b", "c"), "")
+    figure.savefig(os.devnull, format="png")
+    assert figure.axes[1].get_xlabel() == "±3"
 
 
 def test_any_name_of_a_class_can_be_drawn():
