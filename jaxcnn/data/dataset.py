@@ -1,5 +1,6 @@
 """What a data set is, and how its images are normalised."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,9 +28,7 @@ class Dataset:
 
     def __post_init__(self):
         for split in ("train", "test"):
-            images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
-            if len(images) != len(labels):
-                raise InputError(f"{self.name}: the {split} split has {len(images)} images but {len(labels)} labels")
+            check_lengths(self.name, split, getattr(self, f"{split}_images"), getattr(self, f"{split}_labels"))
         if self.train_images.shape[1:] != self.test_images.shape[1:]:
             raise InputError(
                 f"{self.name}: training images are {self.train_images.shape[1:]} but test images "
@@ -80,6 +79,21 @@ def mirrored(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
      [2 1]] [7 7]
     """
     return np.concatenate([images, images[:, :, ::-1]]), np.concatenate([labels, labels])
+
+
+def check_lengths(name, split: str, images, labels) -> None:
+    """Refuse images and labels of other numbers."""
+    if len(images) != len(labels):
+        raise InputError(f"{name}: the {split} split has {len(images)} images but {len(labels)} labels")
+
+
+def check_classes(name, classes: Sequence[str]) -> None:
+    """Refuse fewer than two classes, and a name that cannot be written in UTF-8."""
+    if len(classes) < 2:
+        raise InputError(f"{name}: has {len(classes)} class but must have at least 2")
+    for each in classes:
+        if each.encode(errors="replace").decode() != each:
+            raise InputError(f"{name}: a class is called {each!r} but must have a name in UTF-8")
 
 
 def _padded(images, padding):

@@ -1,0 +1,35 @@
+"""The one place where the errors of other people's decoders become ours."""
+
+import warnings
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import InputError
+
+
+@contextmanager
+def decoding(name: Any, must: str):
+    """What is raised inside becomes one sentence about the file `name`, and what is warned of is left out.
+
+    Every kind of `Exception` is caught: on a damaged file zlib, zipfile, Pillow and NumPy raise some twenty of them,
+    KeyError and MemoryError among these. Warnings are those of the process, so this is for one thread.
+
+    Raises:
+        InputError: as it is, or in place of another exception.
+
+    >>> with decoding("a.png", "a whole image"):
+    ...     {}["IHDR"]
+    Traceback (most recent call last):
+    jaxcnn.errors.InputError: a.png: cannot be read (KeyError: 'IHDR'); it must be a whole image
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except InputError:
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = " ".join(text.split()) if text and not isinstance(error, KeyError) else f"{kind}: {error}".rstrip(": ")
+        raise InputError(f"{name}: cannot be read ({reason}); it must be {must}") from None
