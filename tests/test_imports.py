@@ -16,14 +16,14 @@ from jaxcnn.verify import OPERATIONS
 ROOT = Path(jaxcnn.__file__).parent
 EXPORTING = re.findall(r"^from \.([\w.]+) import \*$", (ROOT / "__init__.py").read_text(), re.M)
 LEVELS = [
-    {"errors", "files", "tables"},
+    {"errors", "files", "html", "tables"},
     {"operation", "geometry", "initializers", "sgd", "data", "kernels"},
     {"layers", "losses"},
     {"training"},
     {"fit", "progress", "recovery", "inspect"},
     {"recipe", "store"},
     {"zoo", "verify"},
-    {"experiment"},
+    {"experiment", "saved"},
     {"recorder", "tensorboard"},
     {"cli", "__main__"},
 ]

@@ -11,7 +11,11 @@ from ..zoo.models import MODELS
 from ..zoo.presets import PRESETS
 from .diagnose import diagnose_command
 from .evaluate import evaluate_command
+from .export import export_command
 from .info import info_command
+from .list import list_command
+from .plot import plot_command
+from .predict import predict_command
 from .summary import summary_command
 from .train import train_command
 from .verify import verify_command
@@ -20,7 +24,6 @@ app = typer.Typer(
     help="Convolutional networks in JAX with hand-written backward passes.\n\n"
     "Start with: jaxcnn train. It trains on real handwritten digits and shows what it learned.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
@@ -28,6 +31,10 @@ COMMANDS = {
     "train": train_command,
     "evaluate": evaluate_command,
     "diagnose": diagnose_command,
+    "predict": predict_command,
+    "plot": plot_command,
+    "export": export_command,
+    "list": list_command,
     "summary": summary_command,
     "verify": verify_command,
     "info": info_command,

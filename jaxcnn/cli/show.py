@@ -104,3 +104,28 @@ def show_evaluation(console: Console, measured: Evaluation, dataset: Dataset) ->
     blocks = ([label, *plots.as_text(image[None])] for label, image in zip(labels[:shown], images[:shown], strict=True))
     for lines in zip(*blocks, strict=True):
         console.print("  ".join(line.ljust(width) for line in lines))
+
+
+def run_folder(run: Path) -> Path:
+    """The run folder that is named, by itself or by its model file."""
+    return run.parent if run.name == "model.safetensors" and run.is_file() else run
+
+
+def opened_run(run: Path) -> Saved:
+    """A run, by its folder or its model file; says so if its parameters are not finite.
+
+    Raises:
+        InputError: the run cannot be read.
+    """
+    saved = load_run(run_folder(run))
+    leaves = jax.tree_util.tree_leaves_with_path(saved.checkpoint.params)
+    bad = [jax.tree_util.keystr(path, simple=True, separator="/") for path, w in leaves if not np.isfinite(w).all()]
+    if bad:
+        print(f"jaxcnn: {run_folder(run)} holds NaN or infinite parameters, in {', '.join(bad)}", file=sys.stderr)
+    return saved
+
+
+def check_file(name: str, path: Path | None) -> None:
+    """Refuse what cannot become a file, before any work is done; None is a default."""
+    if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
+        raise InputError(f"{name} is {str(path)!r} but must be a file; its folder must exist")

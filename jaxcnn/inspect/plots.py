@@ -14,19 +14,21 @@ from ..layers.base import Params
 from .flow import Passed
 
 FEW = 20  # epochs: with more, their marks run together
+NAME = 20  # characters of a class's name
 MAPS = 3  # maps of each layer in the picture of a flow
 
 
 def curves(history: list[dict[str, Any]], title: str = "") -> bytes:
-    """Loss and error rate over the epochs, training and test."""
-    epochs = [epoch["epoch"] for epoch in history]
-    marker = "o" if len(epochs) <= FEW else None
+    """Loss and error rate over the epochs, on the training images and on those that it was measured on beside them."""
+    marker = "o" if len(history) <= FEW else None
     figure = _figure(title, figsize=(10, 4))
     left, right = figure.subplots(1, 2)
-    for prefix, label in (("", "training"), ("validation_", "held out")):
-        if f"{prefix}loss" in history[0]:
-            left.semilogy(epochs, [epoch[f"{prefix}loss"] for epoch in history], label=label, marker=marker)
-            errors = [100 * (1 - epoch[f"{prefix}accuracy"]) for epoch in history]
+    for prefix, label in (("", "training"), ("validation_", "validation"), ("test_", "test")):
+        there = [epoch for epoch in history if f"{prefix}loss" in epoch]
+        epochs = [epoch["epoch"] for epoch in there]
+        errors = [100 * (1 - epoch[f"{prefix}accuracy"]) for epoch in there]
+        if there:
+            left.semilogy(epochs, [epoch[f"{prefix}loss"] for epoch in there], label=label, marker=marker)
             right.plot(epochs, errors, label=label, marker=marker)
     left.set(title="Loss", xlabel="epoch", ylabel="mean loss")
     right.set(title="Error", xlabel="epoch", ylabel="misclassified (%)", ylim=(0, None))
@@ -45,8 +47,8 @@ def kernels(params: Params, title: str = "") -> bytes | None:
     name = next((name for name, value in params.items() if np.ndim(value.get("weight")) == 4), None)
     if name is None:
         return None
-    weight = np.asarray(params[name]["weight"], np.float64)
-    limit = np.abs(weight).max() or 1
+    weight, limit = _finite(np.asarray(params[name]["weight"], np.float64))
+    limit = limit or 1
     if weight.shape[2] == 3:
         tiles = (weight.transpose(3, 0, 1, 2) / limit + 1) / 2
     else:
@@ -86,7 +88,7 @@ def flow_picture(passed: Sequence[Passed], classes: Sequence[str], title: str) -
         if layer.x.ndim == 3 and layer.x.shape[2] != count:
             count, maps = layer.x.shape[2], np.sort(np.argsort(-np.abs(layer.delta).sum(axis=(0, 1)))[:MAPS])
         for axes, values in zip(column, (layer.x, layer.delta), strict=True):
-            limit = float(np.abs(values).max())
+            values, limit = _finite(values)
             axes.set(xticks=[], yticks=[])
             if layer is shown[-1]:
                 _bars(axes, values, classes)
@@ -104,6 +106,15 @@ def flow_picture(passed: Sequence[Passed], classes: Sequence[str], title: str) -
     return _png(figure)
 
 
+def as_png(image: np.ndarray) -> bytes:
+    """An image (H, W, C) from 0 to 1 as it is, a pixel for each entry: in colour if C is 3, else the mean as grey."""
+    _, imsave = _drawing()
+    buffer = io.BytesIO()
+    pixels = image if image.shape[2] == 3 else image.mean(axis=2, keepdims=True).repeat(3, axis=2)
+    imsave(buffer, np.clip(pixels, 0, 1), format="png")
+    return buffer.getvalue()
+
+
 def as_text(images: np.ndarray) -> list[str]:
     """Grey images (N, H, W), values from 0 to 1, side by side as lines of text.
 
@@ -119,20 +130,37 @@ def as_text(images: np.ndarray) -> list[str]:
     return ["  ".join("".join(width * shade for shade in image) for image in row) for row in rows]
 
 
-def _figure(title, **arguments):
+def _drawing():
     try:
         from matplotlib.figure import Figure
+        from matplotlib.image import imsave
     except ImportError:
         raise InputError("pictures need matplotlib: pip install '.[cli]' in a checkout") from None
+    return Figure, imsave
+
+
+def _figure(title, **arguments):
+    Figure, _ = _drawing()
     figure = Figure(layout="constrained", **arguments)
-    figure.suptitle(title.encode("utf-8", "replace").decode(), parse_math=False)
+    figure.suptitle(_drawable(title), parse_math=False)
     return figure
+
+
+def _finite(values):
+    """The values with NaN in place of what is infinite, and the largest that is finite."""
+    finite = np.isfinite(values)
+    return np.where(finite, values, np.nan), float(np.abs(values).max(initial=0, where=finite))
+
+
+def _drawable(name):
+    """Without the bytes in a file's name that are no characters."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _png(figure) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # of the title: no font has all characters of a folder's name
+        warnings.filterwarnings("ignore", "Glyph")  # of names: no font has all characters
         figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
 
@@ -161,5 +189,5 @@ def _bars(axes, values, classes):
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_ylim(len(values) - 0.5, -0.5)
     if len(classes) == len(values) <= 20:
-        axes.set_yticks(places, classes, fontsize=8)
+        axes.set_yticks(places, [_drawable(name)[:NAME] for name in classes], fontsize=8, parse_math=False)
         axes.yaxis.tick_right()

@@ -6,17 +6,12 @@ from html import escape
 
 import numpy as np
 
+from ..html import document, fact_list
 from .report import COLUMNS, Check, Report
 
 CELL = 14
 LARGEST = 4096  # entries of one map; larger arrays are shown in blocks, each by its worst entry
 COLOURS = {"ok": "#1a7f37", "FAILED": "#cf222e", "not checked": "#9a6700"}
-STYLE = """
-body{font:14px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;color:#1f2328;background:#fff}
-table{border-collapse:collapse}th,td{text-align:left;padding:.2rem .8rem .2rem 0;border-bottom:1px solid #d1d9e0}
-td.n{font-variant-numeric:tabular-nums;white-space:nowrap}h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:0 1rem}dt{color:#59636e}dd{margin:0}svg{margin:0 1rem 1rem 0}
-"""
 
 
 def page(report: Report) -> str:
@@ -25,17 +20,15 @@ def page(report: Report) -> str:
     >>> page(Report((), {"rule": "f(x)"})).startswith("<!doctype html>")
     True
     """
-    title = escape(str(report.facts.get("rule", "a backward rule")))
     colour = COLOURS["FAILED" if report.failed else "ok" if report.passed else "not checked"]
-    facts = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in report.facts.items())
     head = "".join(f"<th>{column}</th>" for column in (*COLUMNS, ""))
     rows = "".join(_row(check) for check in report.checks)
     maps = "".join(_map(name, oracle, *arrays) for (name, oracle), arrays in report.arrays.items())
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-        f'<h1>{title}</h1><p style="color:{colour}"><strong>{escape(report.verdict)}</strong></p><dl>{facts}</dl>'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{maps}</html>\n"
+    body = (
+        f'<p style="color:{colour}"><strong>{escape(report.verdict)}</strong></p>{fact_list(report.facts)}'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{maps}"
     )
+    return document(str(report.facts.get("rule", "a backward rule")), body)
 
 
 def _row(c: Check):

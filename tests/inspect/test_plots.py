@@ -1,5 +1,6 @@
 """The pictures of a run."""
 
+import io
 import os
 
 import jax
@@ -32,9 +33,19 @@ def test_curves_have_whole_epochs_marks_while_they_are_few_and_the_runs_name(fig
     assert figure.savefig(os.devnull, format="png") is None
 
 
-def test_kernels_have_the_runs_name_and_survive_nan(figures):
-    weight = np.ones((3, 3, 1, 4))
-    weight[0, 0, 0, 0] = np.nan
+@pytest.mark.parametrize("other", ["validation", "test"])
+def test_curves_show_whatever_was_measured_beside_the_training_images(figures, other):
+    metrics = {"epoch": 1, "loss": 1.0, "accuracy": 0.5, f"{other}_loss": 2.0, f"{other}_accuracy": 0.25}
+    for axes, values in zip(plots.curves([metrics]).axes, ([1.0, 2.0], [50.0, 75.0]), strict=True):
+        assert [line.get_label() for line in axes.lines] == ["training", other]
+        assert [line.get_ydata()[0] for line in axes.lines] == values
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_kernels_have_the_runs_name_and_survive_what_is_not_finite(figures, value, channels):
+    weight = np.ones((3, 3, channels, 4))
+    weight[0, 0, 0, 0] = value
     figure = plots.kernels({"conv1": {"weight": weight}}, "digits-0001")
     assert figure.get_suptitle() == "digits-0001"
     figure.savefig(os.devnull, format="png")
@@ -67,6 +78,30 @@ def test_the_maps_of_the_picture_are_those_with_the_largest_sensitivities(figure
     assert drawn[:2].tolist() == (x + 1)[:, :, 1].tolist()
     assert drawn[3:5].tolist() == (x + 1)[:, :, 3].tolist()
     assert drawn[6:].tolist() == (x + 1)[:, :, 4].tolist()
+
+
+def test_what_is_not_finite_is_left_blank(figures, rng):
+    x, delta = rng.standard_normal((2, 4, 4, 3))
+    x[0, 0], delta[1, 1] = np.inf, np.nan
+    last = Passed("dense1", np.array([1.0, -np.inf, 3.0]), np.array([np.nan, np.nan, np.nan]))
+    figure = plots.flow_picture([Passed("input", x, delta), last], ("a", "b", "c"), "")
+    figure.savefig(os.devnull, format="png")
+    assert figure.axes[1].get_xlabel() == "±3"
+
+
+def test_any_name_of_a_class_can_be_drawn():
+    last = Passed("dense1", np.array([1.0, 2.0, 3.0]), np.array([0.5, -0.5, np.nan]))
+    classes = ("$x^", "猫\udcff", 99 * "long ")
+    assert plots.flow_picture([last], classes, "").startswith(b"\x89PNG")
+
+
+def test_an_image_is_drawn_as_it_is(rng):
+    from matplotlib.image import imread
+
+    image = np.rint(255 * rng.random((3, 4, 3))) / 255
+    assert imread(io.BytesIO(plots.as_png(image)))[..., :3] == pytest.approx(image, abs=1e-3)
+    grey = imread(io.BytesIO(plots.as_png(image[..., :2])))
+    assert grey[..., 0] == pytest.approx(image[..., :2].mean(axis=-1), abs=1 / 255)
 
 
 @pytest.mark.parametrize("in_shape", [(8, 8, 2), (8, 8, 3), (5,)])

@@ -1,0 +1,1 @@
+"""What a saved run is good for: the classes of images, a report, an export."""
