@@ -111,9 +111,8 @@ class Recipe:
             _check(fits, field, repr(value), "finite, at least 0")
         for field in ("momentum", "average", "validation", "smoothing"):
             value = getattr(self, field)
-            optional = value is None and field in ("momentum", "average")
-            fits = optional or (_is_number(value, int | float) and 0 <= value < 1)
-            _check(fits, field, repr(value), "at least 0 and below 1")
+            fits = _is_number(value, int | float) and 0 <= value < 1
+            _check(fits or (value is None and field in RATES), field, repr(value), "at least 0 and below 1")
         _check(self.clip != 0, "clip", self.clip, "above 0")
         self._check_together()
         for field, names in (

@@ -289,8 +289,8 @@ class AveragedState:
 class Averaged:
     """An optimizer beside which a moving average of the weights is kept (5): `state.averaged` of a `TrainState`.
 
-    Polyak & Juditsky, *Acceleration of stochastic approximation by averaging* (1992); with a decay, Tarvainen & Valpola,
-    *Mean teachers* (2017). The average forgets the first weights quickly: after n updates the decay is at most
+    Polyak & Juditsky, *Acceleration of stochastic approximation by averaging* (1992); with a decay, Tarvainen &
+    Valpola, *Mean teachers* (2017). The average forgets the first weights quickly: after n updates the decay is at most
     (1 + n) / (10 + n), as in `tf.train.ExponentialMovingAverage`.
 
     Args:

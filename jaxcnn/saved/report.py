@@ -74,7 +74,7 @@ def evaluated(saved: Saved, dataset: Dataset) -> Evaluation:
     with precision(dtype):
         images = jnp.asarray(saved.normalization(dataset.test_images), jnp.dtype(dtype))
         params = jax.tree.map(jnp.asarray, saved.checkpoint.params)
-        return evaluate(network, make_loss(saved.recipe.loss, network), params, images, dataset.test_labels)
+        return evaluate(network, make_loss(saved.recipe, network), params, images, dataset.test_labels)
 
 
 def run_page(
@@ -145,7 +145,7 @@ def _followed(saved, example, names):
     network = saved.checkpoint.network
     with precision(saved.recipe.dtype):
         params = jax.tree.map(jnp.asarray, saved.checkpoint.params)
-        passed, E = flow(network, make_loss(saved.recipe.loss, network), params, image, label)
+        passed, E = flow(network, make_loss(saved.recipe, network), params, image, label)
     said = f"{example.name}: taken for {names[taken]} with probability {found[taken]:.1%}. "
     if example.label is None:
         said += f"Its class is not known; the sensitivities are those of the loss for {names[label]}"
