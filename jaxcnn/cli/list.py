@@ -10,7 +10,7 @@ from ..zoo.models import MODELS
 from ..zoo.presets import PRESETS
 from .show import JsonOption, to_json
 
-NAMES = {"optimizer": OPTIMIZERS, "loss": LOSSES, "schedule": SCHEDULES, "dtype": DTYPES}  # values of a recipe
+CHOICES = {"optimizer": OPTIMIZERS, "loss": LOSSES, "schedule": SCHEDULES, "dtype": DTYPES}  # values of a recipe
 
 
 def list_command(as_json: JsonOption = False):
@@ -31,7 +31,7 @@ def list_command(as_json: JsonOption = False):
         {"name": name, "model": recipe.model, "epochs": recipe.epochs, "published": recipe.published}
         for name, recipe in PRESETS.items()
     ]
-    names = {name: list(values) for name, values in NAMES.items()} | {"layer": sorted(LAYERS)}
+    names = {name: list(values) for name, values in CHOICES.items()} | {"layer": sorted(LAYERS)}
     if as_json:
         print(to_json({"models": models, "presets": presets, "recipe": names}))
         return

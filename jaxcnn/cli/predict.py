@@ -8,11 +8,10 @@ from typing import Annotated
 import typer
 from rich.cells import cell_len, set_cell_size
 
+from ..data.folders import SUFFIXES
 from ..errors import InputError
 from ..saved.classify import Guess, classify
 from .show import JsonOption, opened_run, to_console, to_json
-
-SUFFIXES = (".png", ".jpg", ".jpeg")  # of the images that a folder stands for
 
 
 def predict_command(
@@ -25,8 +24,9 @@ def predict_command(
     """Say what images show: the class, its probability, and the class that comes second.
 
     Images are fitted to the size and the channels that the network was trained on. A probability is the softmax of the
-    outputs. A folder stands for the .png, .jpg and .jpeg files in it and below it. A file that cannot be read is named
-    on stderr; the others are classified all the same, and the exit status is 2.
+    outputs; of a network trained with squared error it is an output's share of their sum. A folder stands for the .png,
+    .jpg and .jpeg files in it and below it. A file that cannot be read is named on stderr; the others are classified
+    all the same, and the exit status is 2.
 
     Examples:
 
@@ -40,7 +40,8 @@ def predict_command(
     saved, console = opened_run(run), to_console(as_json)
     width, found = max(map(cell_len, ("second", *saved.classes))), []
     head = _line(width, [("class", "probability"), ("second", "probability")], "image")
-    for guess in classify(saved, (("standard input" if name == "-" else name, content_of(name)) for name in sources)):
+    named = (("standard input" if source == "-" else source, content_of(source)) for source in sources)
+    for guess in classify(saved, named):
         found.append(guess)
         if guess.error:
             print(f"jaxcnn: {guess.error}", file=sys.stderr)

@@ -1,4 +1,9 @@
-"""The classes of image files, with the network of a saved run."""
+"""The classes of image files, with the network of a saved run.
+
+(1)  p_k = e^{y_k} / sum_j e^{y_j}      of the outputs y after training with cross-entropy [A4]
+(2)  p_k = (y_k - t) / sum_j (y_j - t)  with squared error, t its low target: the smallest error has y - t proportional
+                                        to the probability; below t there is none
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,8 +17,9 @@ import numpy as np
 
 from ..data.images import fitted, read_image, resized
 from ..errors import InputError
-from ..experiment import precision
+from ..experiment import make_loss, precision
 from ..layers.activation import softmax
+from ..losses import SquaredError
 from ..store.runs import Saved
 from ..training import cast
 
@@ -47,7 +53,7 @@ def class_names(classes: Iterable[str], count: int) -> list[str]:
 
 
 def probabilities(saved: Saved, images: np.ndarray, batch_size: int | None = None) -> np.ndarray:
-    """Softmax of the network's outputs for images (N, H, W, C) from 0 to 1: float32 (N, K).
+    """Of the classes, (1) or (2), for images (N, H, W, C) from 0 to 1: float32 (N, K).
 
     Args:
         saved: the network and how its images are normalised.
@@ -56,19 +62,24 @@ def probabilities(saved: Saved, images: np.ndarray, batch_size: int | None = Non
             is less, unless given.
     """
     size = batch_size or min(AT_A_TIME, len(images))
-    found = []
+    network, params, found = saved.checkpoint.network, saved.checkpoint.params, []
+    loss = make_loss(saved.recipe.loss, network)
     with precision(saved.recipe.dtype):
         for start in range(0, len(images), size):
             batch = images[start : start + size]
             padded = np.pad(batch, [(0, size - len(batch)), *[(0, 0)] * 3])
-            outputs = _softmax(saved.checkpoint.network, saved.checkpoint.params, saved.normalization(padded))
-            found.append(np.asarray(outputs)[: len(batch)])
+            computed = _probabilities(network, loss, params, saved.normalization(padded))
+            found.append(np.asarray(computed)[: len(batch)])
     return np.concatenate(found)
 
 
-@partial(jax.jit, static_argnums=0)
-def _softmax(network, params, x):
-    return softmax(network.apply(params, cast(params, x)).astype(jnp.float32))
+@partial(jax.jit, static_argnums=(0, 1))
+def _probabilities(network, loss, params, x):
+    outputs = network.apply(params, cast(params, x)).astype(jnp.float32)
+    if not isinstance(loss, SquaredError):
+        return softmax(outputs)  # (1)
+    above = jnp.maximum(outputs - loss.low, jnp.finfo(jnp.float32).tiny)
+    return above / above.sum(axis=1, keepdims=True)  # (2)
 
 
 def classify(saved: Saved, sources: Iterable[tuple[str, Path | bytes]]) -> Iterator[Guess]:

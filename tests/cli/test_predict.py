@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import run
-from written import spoil, write_image, write_run
+from written import SMALL, spoil, write_image, write_run
 
-from jaxcnn import predict
+from jaxcnn import Sequential, Sigmoid, Tanh, predict
 from jaxcnn.data import load_digits
 from jaxcnn.saved import classify as module
 from jaxcnn.store.runs import load_run
@@ -40,9 +40,9 @@ def test_a_folder_stands_for_its_images_and_one_program_computes_all_of_them(cap
         write_image(name, rng.random((8 + i, 9, 3 if i % 2 else 1)))
     Path("a/notes.txt").write_text("no image")
     Path("a/._d.png").write_bytes(b"of an archive")
-    before = module._softmax._cache_size()
+    before = module._probabilities._cache_size()
     assert run("predict", "r", "a", "--json") == 0
-    assert module._softmax._cache_size() == before + 1
+    assert module._probabilities._cache_size() == before + 1
     found = json.loads(capsys.readouterr().out)["images"]
     assert [guess["image"] for guess in found] == names
     for guess in found:
@@ -105,6 +105,16 @@ def test_parameters_that_are_not_finite_have_no_class(capsys, rng):
     assert (guess["class"], guess["probability"]) == (None, None)
     assert run("predict", "r", "one.png") == 0
     assert capsys.readouterr().out.splitlines()[-1].split() == ["-", "-", "-", "-", "one.png"]
+
+
+def test_outputs_trained_with_squared_error_are_probabilities_but_for_their_sum(capsys, rng):
+    sigmoid = Sequential((*SMALL.layers, Sigmoid()))
+    for folder, network, low in (("s", sigmoid, 0), ("t", Sequential((*SMALL.layers, Tanh())), -1)):
+        write_run(folder, network, loss="squared-error")
+        images = rng.random((3, 8, 8, 1), np.float32)
+        found = module.probabilities(saved := load_run(folder), images)
+        above = np.asarray(network.apply(saved.checkpoint.params, saved.normalization(images))) - low
+        assert found == pytest.approx(above / above.sum(axis=1, keepdims=True), rel=1e-5)
 
 
 def test_classes_have_their_names_and_line_up(capsys, rng):
