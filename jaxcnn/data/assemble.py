@@ -6,6 +6,7 @@ import numpy as np
 
 from .dataset import Dataset, check_classes, check_lengths
 from .images import stacked
+from .limits import check_size
 from .splits import fifth_held_out
 
 Split = tuple[np.ndarray, np.ndarray]
@@ -32,7 +33,8 @@ def assemble(
         source: what the messages name; None: `name`.
 
     Raises:
-        InputError: images and labels do not belong together, or the classes cannot be used.
+        InputError: images and labels do not belong together, the classes cannot be used, or the images take more than
+            `limits.MAX_BYTES`.
     """
     source = name if source is None else source
     check_classes(source, classes)
@@ -45,6 +47,7 @@ def assemble(
     arrays = {}
     for split, (images, labels) in zip(("train", "test"), parts, strict=True):
         height, width, channels = images[0].shape
+        check_size(source, sum(len(images) for images, _ in parts), images[0].shape, resize)
         arrays[f"{split}_images"] = stacked(images, (*(resize or (height, width)), channels))
         arrays[f"{split}_labels"] = np.asarray(labels).astype(np.int32)
     return Dataset(name, **arrays, classes=classes)

@@ -1,5 +1,6 @@
 """The one place where the errors of other people's decoders become ours."""
 
+import re
 import warnings
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +21,7 @@ def decoding(name: Any, must: str):
     >>> with decoding("a.png", "a whole image"):
     ...     {}["IHDR"]
     Traceback (most recent call last):
-    jaxcnn.errors.InputError: a.png: cannot be read (KeyError: 'IHDR'); it must be a whole image
+    jaxcnn.errors.InputError: a.png: cannot be read (KeyError 'IHDR'); it must be a whole image
     """
     try:
         with warnings.catch_warnings():
@@ -29,7 +30,8 @@ def decoding(name: Any, must: str):
     except InputError:
         raise
     except Exception as error:
-        kind = type(error).__name__
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        reason = " ".join(text.split()) if text and not isinstance(error, KeyError) else f"{kind}: {error}".rstrip(": ")
+        if not text or isinstance(error, KeyError):
+            text = f"{type(error).__name__} {text}".rstrip()
+        reason = re.sub(r"<(\S+) object at \w+>", r"\1", " ".join(text.split()))
         raise InputError(f"{name}: cannot be read ({reason}); it must be {must}") from None

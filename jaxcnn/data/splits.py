@@ -39,7 +39,7 @@ def held_out(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, n
     held = np.sort(np.concatenate(held))
     if not len(held):
         raise InputError(f"held_out: none of {len(labels)} samples can be held out; a class must have at least two")
-    return np.setdiff1d(order, held, assume_unique=True).astype(np.int64), held.astype(np.int64)
+    return np.delete(np.arange(len(labels)), held), held
 
 
 def fifth_held_out(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,11 +1,13 @@
 import gzip
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxcnn import InputError, data
+from jaxcnn.data import limits
 
 FASHION = Path(os.environ.get("JAXCNN_FASHION_MNIST", Path(__file__).parents[3] / "shared/data/fashion-mnist"))
 
@@ -133,3 +135,37 @@ def test_a_folder_may_be_a_string_or_a_path(folder):
         assert dataset.train_images.shape == (30, 5, 4, 1)
     with pytest.raises(InputError, match="data is 'nowhere' but must be"):
         data.load_dataset(Path("nowhere"))
+
+
+def test_every_image_is_resized(folder):
+    small = data.load_dataset(folder, resize=(3, 7))
+    assert small.in_shape == (3, 7, 1)
+    for image, large in zip(small.train_images, data.load_dataset(folder).train_images, strict=True):
+        np.testing.assert_allclose(image, data.fitted(large, (3, 7, 1)), atol=1 / 255)  # 8 bits against 32
+
+
+def test_not_more_is_decompressed_than_the_header_says(folder):
+    """A gigabyte of zeros is a megabyte of gzip."""
+    path = folder / "train-labels-idx1-ubyte.gz"
+    rest = gzip.compress(bytes(2**20)) * 1024
+    path.write_bytes(gzip.compress(idx(np.arange(30) % 3)) + rest)
+    tracemalloc.start()
+    with pytest.raises(InputError, match="holds more than 30 entries but its header says 30"):
+        data.load_dataset(folder)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def test_what_is_above_the_limit_is_refused_by_its_header(folder, monkeypatch):
+    path = folder / "train-images-idx3-ubyte"
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + b"\xff" * 12 + content[16:])
+    with pytest.raises(
+        InputError, match="is of shape 4294967295x4294967295x4294967295, .* bytes, but must have at most"
+    ):
+        data.load_dataset(folder)
+    path.write_bytes(content)
+    monkeypatch.setattr(limits, "MAX_BYTES", 42 * 5 * 4 * 4 - 1)
+    with pytest.raises(InputError, match="42 images of 5x4x1 take .* GiB but a data set may take at most"):
+        data.load_dataset(folder)
+    assert data.load_dataset(folder, resize=(4, 4)).in_shape == (4, 4, 1)
