@@ -11,7 +11,7 @@ import numpy as np
 
 from . import files
 from .data import Augmentation
-from .errors import InputError
+from .errors import InputError, is_number
 from .layers.base import Layer
 from .store.spec import spec_from_json, spec_to_json
 
@@ -111,8 +111,8 @@ class Recipe:
             _check(fits, field, repr(value), "finite, at least 0")
         for field in ("momentum", "average", "validation", "smoothing"):
             value = getattr(self, field)
-            fits = _is_number(value, int | float) and 0 <= value < 1
-            _check(fits or (value is None and field in RATES), field, repr(value), "at least 0 and below 1")
+            fits = (is_number(value) and 0 <= value < 1) or (value is None and field in ("momentum", "average"))
+            _check(fits, field, repr(value), "at least 0 and below 1")
         _check(self.clip != 0, "clip", self.clip, "above 0")
         self._check_together()
         for field, names in (

@@ -219,7 +219,9 @@ def train_steps(network, loss, optimizer, augment, state: TrainState, images, la
     """
     run = _compiled(_steps, (0, 1, 2, 3))
     # NumPy's, which are no constants of the program
-    state, metrics = run(network, loss, optimizer, augment, state, images, labels, order, np.int32(first), np.int32(count))
+    state, metrics = run(
+        network, loss, optimizer, augment, state, images, labels, order, np.int32(first), np.int32(count)
+    )
     return state, np.asarray(metrics["loss"], float)[:count], np.asarray(metrics["correct"])[:count]
 
 

@@ -3,13 +3,10 @@
 from pathlib import Path
 from typing import Annotated
 
-import jax
-import jax.numpy as jnp
 import typer
 from rich.text import Text
 
-from ..experiment import make_loss, precision
-from ..training import evaluate
+from ..saved.report import evaluated
 from .show import JsonOption, measures, opened, show_evaluation, to_console, to_json
 
 
@@ -28,15 +25,11 @@ def evaluate_command(
     """
     console = to_console(as_json)
     saved, dataset = opened(run, data)
-    network, dtype = saved.checkpoint.network, saved.recipe.dtype
-    with precision(dtype):
-        images = jnp.asarray(saved.normalization(dataset.test_images), jnp.dtype(dtype))
-        params = jax.tree.map(jnp.asarray, saved.checkpoint.params)
-        measured = evaluate(network, make_loss(saved.recipe, network), params, images, dataset.test_labels)
+    measured = evaluated(saved, dataset)
     show_evaluation(console, measured, dataset)
     console.print(
         Text(f"test accuracy {measured.accuracy:.2%}", style="bold"),
-        f"loss {measured.loss:.4f} on {len(images):,} images of {dataset.name}",
+        f"loss {measured.loss:.4f} on {len(measured.predictions):,} images of {dataset.name}",
     )
     if as_json:
         print(to_json(measures(measured)))

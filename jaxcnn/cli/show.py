@@ -16,6 +16,7 @@ from rich.text import Text
 from ..data import Dataset, load_dataset
 from ..errors import InputError
 from ..inspect import plots
+from ..inspect.confusion import frequent_confusions
 from ..inspect.diagnosis import Diagnosis
 from ..layers.base import Layer
 from ..store.runs import Saved, load_run
@@ -54,17 +55,13 @@ def opened(run: Path, source: str | None) -> tuple[Saved, Dataset]:
     Raises:
         InputError: the run or the data cannot be read, or has images of another shape.
     """
-    saved = load_run(run)
+    saved = opened_run(run)
     dataset = load_dataset(saved.recipe.data if source is None else source, saved.recipe.resize)
     if dataset.in_shape != saved.image_shape:
         raise InputError(
             f"{dataset.name} has images of shape {dataset.in_shape} but the network of {run} was trained on "
             f"{saved.image_shape}; they must be the same"
         )
-    leaves = jax.tree_util.tree_leaves_with_path(saved.checkpoint.params)
-    bad = [jax.tree_util.keystr(path, simple=True, separator="/") for path, w in leaves if not np.isfinite(w).all()]
-    if bad:
-        print(f"jaxcnn: {run} holds NaN or infinite parameters, in {', '.join(bad)}", file=sys.stderr)
     return saved, dataset
 
 
@@ -80,18 +77,15 @@ def measures(measured: Evaluation) -> dict[str, Any]:
 
 
 def show_evaluation(console: Console, measured: Evaluation, dataset: Dataset) -> None:
-    """The confusion matrix and a row of misclassified images."""
-    table = Table(title="Confusion: rows are the true class, columns the predicted", title_justify="left")
+    """The confusion matrix, or where it is too wide its largest entries, and a row of misclassified images."""
     names = [*dataset.classes, *map(str, range(len(dataset.classes), len(measured.confusion)))]
-    for name in ("", *names):
-        table.add_column(name, justify="right")
-    for i, row in enumerate(measured.confusion):
-        cells = (
-            Text(str(count) if count else "·", style="bold green" if i == j else "red" if count else "dim")
-            for j, count in enumerate(row)
-        )
-        table.add_row(names[i], *cells)
-    console.print(table)
+    table = _confusion(measured.confusion, names, console.width)
+    if table is not None:
+        console.print(table)
+    else:
+        console.print("the most frequent confusions:")
+        for i, j, count in frequent_confusions(measured.confusion, 10):
+            console.print(f"{count:6,}  {names[i]} taken for {names[j]}")
     wrong = np.flatnonzero(measured.predictions != dataset.test_labels)
     if not wrong.size:
         console.print("no image was misclassified")
@@ -106,22 +100,45 @@ def show_evaluation(console: Console, measured: Evaluation, dataset: Dataset) ->
         console.print("  ".join(line.ljust(width) for line in lines))
 
 
+def _confusion(confusion, names, width) -> Table | None:
+    """The table, the names above its columns cut to letters that fit; None if not even three do."""
+    digits = len(str(confusion.max()))
+    for letters in range(max(map(len, names)), 2, -1):
+        heads = [name[:letters] for name in names]
+        if max(map(len, names)) + sum(max(len(head), digits) + 3 for head in heads) + 4 <= width:
+            break
+    else:
+        if max(map(len, names)) > 2:
+            return None
+        heads = names
+    table = Table(title="Confusion: rows are the true class, columns the predicted", title_justify="left")
+    for name in ("", *heads):
+        table.add_column(name, justify="right")
+    for i, row in enumerate(confusion):
+        cells = (
+            Text(str(count) if count else "·", style="bold green" if i == j else "red" if count else "dim")
+            for j, count in enumerate(row)
+        )
+        table.add_row(names[i], *cells)
+    return table
+
+
 def run_folder(run: Path) -> Path:
-    """The run folder that is named, by itself or by its model file."""
-    return run.parent if run.name == "model.safetensors" and run.is_file() else run
+    """The folder of a run that is named by it or by one of its model files."""
+    return run.parent if run.is_file() else run
 
 
 def opened_run(run: Path) -> Saved:
-    """A run, by its folder or its model file; says so if its parameters are not finite.
+    """A run, by its folder or a model file; says so if its parameters are not finite.
 
     Raises:
         InputError: the run cannot be read.
     """
-    saved = load_run(run_folder(run))
+    saved = load_run(run)
     leaves = jax.tree_util.tree_leaves_with_path(saved.checkpoint.params)
     bad = [jax.tree_util.keystr(path, simple=True, separator="/") for path, w in leaves if not np.isfinite(w).all()]
     if bad:
-        print(f"jaxcnn: {run_folder(run)} holds NaN or infinite parameters, in {', '.join(bad)}", file=sys.stderr)
+        print(f"jaxcnn: {run} holds NaN or infinite parameters, in {', '.join(bad)}", file=sys.stderr)
     return saved
 
 

@@ -51,9 +51,9 @@ def cutout(key: jax.Array, images: jax.Array, size: int) -> jax.Array:
     DeVries & Taylor, *Improved regularization of convolutional neural networks with cutout* (2017), section 3.2.
 
     >>> print(cutout(jax.random.key(0), jnp.ones((1, 3, 4, 1)), 2)[0, :, :, 0])
-    [[1. 1. 1. 1.]
-     [1. 1. 1. 1.]
-     [0. 0. 1. 1.]]
+    [[1. 0. 0. 1.]
+     [1. 0. 0. 1.]
+     [1. 1. 1. 1.]]
     """
     count, height, width, _ = images.shape
     by_row, by_column = jax.random.split(key)

@@ -53,17 +53,25 @@ def _shades(confusion, names):
         )
         for i, row in enumerate(confusion)
     )
-    apart = np.where(np.eye(len(names), dtype=bool), 0, confusion)
-    largest = [np.unravel_index(k, apart.shape) for k in np.argsort(-apart, axis=None, kind="stable")[:NAMED]]
     named = "".join(
-        f'<tr><td>{escape(names[i])}</td><td>{escape(names[j])}</td><td class="n">{apart[i, j]}</td></tr>'
-        for i, j in largest
-        if apart[i, j]
+        f'<tr><td>{escape(names[i])}</td><td>{escape(names[j])}</td><td class="n">{count}</td></tr>'
+        for i, j, count in frequent_confusions(confusion, NAMED)
     )
     return (
         f'<table class="shades">{rows}</table><p>The most frequent confusions:</p>'
         f"<table><tr><th>true class</th><th>taken for</th><th>images</th></tr>{named}</table>"
     )
+
+
+def frequent_confusions(confusion: np.ndarray, most: int) -> list[tuple[int, int, int]]:
+    """True class, predicted class and number of samples of the largest entries beside the diagonal, at most so many.
+
+    >>> frequent_confusions(np.array([[5, 1], [3, 9]]), 9)
+    [(1, 0, 3), (0, 1, 1)]
+    """
+    apart = np.where(np.eye(len(confusion), dtype=bool), 0, confusion)
+    places = (np.unravel_index(k, apart.shape) for k in np.argsort(-apart, axis=None, kind="stable")[:most])
+    return [(int(i), int(j), int(apart[i, j])) for i, j in places if apart[i, j]]
 
 
 def _words(count, true, predicted):

@@ -63,7 +63,7 @@ def probabilities(saved: Saved, images: np.ndarray, batch_size: int | None = Non
     """
     size = batch_size or min(AT_A_TIME, len(images))
     network, params, found = saved.checkpoint.network, saved.checkpoint.params, []
-    loss = make_loss(saved.recipe.loss, network)
+    loss = make_loss(saved.recipe, network)
     with precision(saved.recipe.dtype):
         for start in range(0, len(images), size):
             batch = images[start : start + size]

@@ -19,7 +19,7 @@ from ..progress import Progress
 from ..training import TrainState, check_state
 from .spec import UnknownLayer, spec_from_json, spec_to_json
 
-FORMATS = ("jaxcnn 1", "jaxcnn 2")  # those that are read; the last one is written
+VERSIONS = ("jaxcnn 1", "jaxcnn 2")  # those that are read; the last one is written
 EPOCH = {"epoch", "step", "loss", "accuracy"}  # what is known of every epoch
 
 
@@ -74,7 +74,7 @@ def save_checkpoint(
         "history": progress.history,
         "versions": {name: version(name) for name in ("jaxcnn", "jax")},
     }
-    metadata = {"format": FORMATS[-1]} | {name: json.dumps(value) for name, value in described.items()}
+    metadata = {"format": VERSIONS[-1]} | {name: json.dumps(value) for name, value in described.items()}
     files.write(path, to_bytes(arrays, metadata=metadata))
 
 
@@ -201,9 +201,9 @@ def _read(path):
 
 
 def _check_format(path, found):
-    if found not in FORMATS:
+    if found not in VERSIONS:
         newer = "; a newer jaxcnn reads it" if re.fullmatch(r"jaxcnn \d+", str(found)) else ""
-        raise InputError(f"{path}: has the format {found!r} but must have {' or '.join(map(repr, FORMATS))}{newer}")
+        raise InputError(f"{path}: has the format {found!r} but must have {' or '.join(map(repr, VERSIONS))}{newer}")
 
 
 def _safetensors():
