@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import verify
-from .data import Augmentation, Dataset, Normalization, held_out, load_dataset, mirrored
+from .data import Augmentation, Dataset, Normalization, held_out, load_dataset, mirrored, taken
 from .errors import InputError, shown
 from .files import AnyPath
 from .fit import fit
@@ -169,7 +169,7 @@ def run(recipe: Recipe, *observers: Observer, resume: AnyPath | None = None) -> 
         tell("on_stage", "measuring the test images")
         params = progress.state.averaged if progress.best is None else progress.best
         test = experiment.normalization(experiment.dataset.test_images), experiment.dataset.test_labels
-        measured = evaluate(network, loss, params, jnp.asarray(test[0], dtype), test[1])
+        measured = evaluate(network, loss, params, *test)
     seconds = time.perf_counter() - started
     history = list(progress.history)
     result = Result(experiment, error, progress.state, params, history, measured, parameters, seconds)
@@ -252,8 +252,8 @@ def prepare(recipe: Recipe) -> Experiment:
     images, labels, validation = dataset.train_images, dataset.train_labels, None
     if recipe.validation:
         kept, held = held_out(labels, recipe.validation, recipe.seed)
-        validation = images[held], labels[held]
-        images, labels = images[kept], labels[kept]
+        validation = taken(images, held), labels[held]
+        images, labels = taken(images, kept), labels[kept]
     count = len(images) * (2 if recipe.mirror else 1)
     if recipe.batch_size > count:
         raise InputError(

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .data.stream import Streamed
 from .errors import InputError
 from .layers.base import Layer
 from .losses import Loss
@@ -36,6 +38,7 @@ from .training import (
 __all__ = ["fit"]
 
 PIECE = 0.5  # seconds that training goes on before anybody is told
+ON_DEVICE = 2**24  # numbers of streamed images that are on the device at a time, if that is a batch or more
 
 
 def fit(
@@ -63,7 +66,8 @@ def fit(
     Args:
         network, loss, optimizer: specs.
         state: from `init_state`.
-        images: (N, ...); they are cast to the parameters' dtype, not scaled: divide bytes by 255 before.
+        images: (N, ...); they are cast to the parameters' dtype, not scaled: divide bytes by 255 before. `Streamed`
+            images stay in their files and are decoded by worker processes while the network is trained.
         labels: (N,) integers.
         batch_size: samples per update, from 1 to N.
         epochs: largest number of epochs, at least 1.
@@ -102,12 +106,14 @@ def fit(
         raise InputError(f"fit: patience is {patience} but validation is None; it must be images and labels")
     images, labels = check_samples(network, images, in_host_memory(labels))
     check_batch_size(batch_size, len(images))
-    data = cast(state.params, images), jnp.asarray(labels)
+    images = images if isinstance(images, Streamed) else cast(state.params, images)
+    data = images, jnp.asarray(labels)
     probe = tuple(part[:batch_size] for part in data)
     if validation is not None:
         probe = _pair(network, state.params, validation)
     progress = Progress(state) if resume is None else _resumed(resume, state)
-    steps = _steps(network, loss, optimizer, augment, *data, int(batch_size), progress.state.key)
+    make = _streamed_steps if isinstance(images, Streamed) else _steps
+    steps = make((network, loss, optimizer, augment), *data, int(batch_size), progress.state.key)
     count, earlier = 1, progress
     while not rules.hold(progress.history):
         while len(progress.losses) < len(data[0]) // batch_size:
@@ -139,26 +145,58 @@ def fit(
     return progress.state, list(progress.history)
 
 
-def _steps(network, loss, optimizer, augment, images, labels, batch_size, key):
+def _steps(specs: tuple[Any, Any, Any, Any], images, labels, batch_size, key):
     """`steps(progress, count)`: the progress at most `count` updates later, within an epoch, which may begin now."""
-
-    @lru_cache(maxsize=2)
-    def order(epoch):
-        return epoch_order(key, epoch, len(images), batch_size)
+    order = _order(key, len(images), batch_size)
 
     def steps(progress, count):
-        state, done = progress.state, len(progress.losses)
-        if not done:
-            state = replace(state, epoch=state.epoch + 1)
+        state, done = _begun(progress)
         batches = order(int(state.epoch))
         count = min(count, len(batches) - done)
-        state, losses, correct = train_steps(
-            network, loss, optimizer, augment, state, images, labels, batches, done, count
-        )
-        losses, correct = np.concatenate([progress.losses, losses]), np.concatenate([progress.correct, correct])
-        return replace(progress, state=state, losses=losses, correct=correct)
+        return _later(progress, *train_steps(*specs, state, images, labels, batches, done, count))
 
     return steps
+
+
+def _streamed_steps(specs: tuple[Any, Any, Any, Any], images, labels, batch_size, key):
+    """The same for images that are decoded on the way: some batches at a time are brought to the device."""
+    order = _order(key, len(images), batch_size)
+    most = max(1, min(16, ON_DEVICE // math.prod((batch_size, *images.shape[1:]))))
+    rows = np.arange(most * batch_size).reshape(most, batch_size)
+    chunk = np.zeros((most * batch_size, *images.shape[1:]), images.dtype)
+    running = {}  # the batches that are being decoded, by the epoch and the number of the next one
+
+    def steps(progress, count):
+        state, done = _begun(progress)
+        place, batches = (int(state.epoch), done), np.asarray(order(int(state.epoch)))
+        count = min(count, most, len(batches) - done)
+        source = running.pop(place, None) or images.batches(batches[done:])
+        running.clear()
+        for i, batch in enumerate(islice(source, count)):
+            chunk[rows[i]] = batch
+        running[place[0], done + count] = source
+        chosen = np.zeros(most * batch_size, int)
+        chosen[: count * batch_size] = batches[done : done + count].ravel()
+        data = cast(state.params, chunk), labels[chosen]
+        return _later(progress, *train_steps(*specs, state, *data, rows, 0, count))
+
+    return steps
+
+
+def _order(key, count, batch_size):
+    """The batches of an epoch by its number; those of the last epochs are kept."""
+    return lru_cache(maxsize=2)(lambda epoch: epoch_order(key, epoch, count, batch_size))
+
+
+def _begun(progress):
+    """The state in the epoch that goes on, or begins, and how many of its batches were used."""
+    state, done = progress.state, len(progress.losses)
+    return (state if done else replace(state, epoch=state.epoch + 1)), done
+
+
+def _later(progress, state, losses, correct):
+    losses, correct = np.concatenate([progress.losses, losses]), np.concatenate([progress.correct, correct])
+    return replace(progress, state=state, losses=losses, correct=correct)
 
 
 def _resumed(resume, state):
@@ -177,8 +215,8 @@ def _pair(network, params, validation):
         raise InputError(f"fit: validation is of type {type(validation).__name__} but must be a pair, (images, labels)")
     try:
         images, labels = check_samples(network, validation[0], in_host_memory(validation[1]))
-        images = cast(params, images)
-        jax.eval_shape(network.apply, params, images[:1])
+        images = images if isinstance(images, Streamed) else cast(params, images)
+        jax.eval_shape(network.apply, params, cast(params, images[:1]))
     except InputError as error:
         raise InputError(f"fit: validation: {error}") from None
     return images, labels

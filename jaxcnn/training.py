@@ -16,6 +16,7 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
+from .data.stream import Streamed
 from .errors import InputError, check_count, check_key, is_int, shown
 from .kernels import compiler_options
 from .layers.activation import softmax
@@ -337,8 +338,8 @@ def cast(params: Params, x) -> jax.Array:
     return jnp.asarray(_numbers(x, "x"), leaves[0].dtype if leaves else float)
 
 
-def _array(value):
-    if isinstance(value, jax.Array | np.ndarray):
+def _array(value) -> Any:
+    if isinstance(value, jax.Array | np.ndarray | Streamed):
         return value
     try:
         return np.asarray(value)

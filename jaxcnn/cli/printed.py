@@ -47,7 +47,7 @@ class Printed(Observer):
 
     def on_checked(self, experiment, gradient_check, progress):
         self.console.print(
-            f"gradient check: hand-written backward = jax.grad of the plain forward to {gradient_check:.0e} (float64)"
+            f"gradient check: hand-written backward = jax.grad of the plain forward to {gradient_check:.0e}"
         )
         self.began = int(progress.state.step)
         if self.began:

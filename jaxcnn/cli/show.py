@@ -26,8 +26,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 
 def to_console(as_json: bool, quiet: bool = False) -> Console:
-    """Where people read: stdout, or stderr where stdout is for JSON."""
-    return Console(stderr=as_json, quiet=quiet, soft_wrap=True, markup=False, highlight=False)
+    """Where people read: stdout, or stderr where stdout is for JSON; a terminal's lines are broken between words."""
+    console = Console(stderr=as_json, quiet=quiet, markup=False, highlight=False)
+    console.soft_wrap = not console.is_terminal
+    return console
 
 
 def progress(console: Console) -> Progress:
@@ -91,11 +93,11 @@ def show_evaluation(console: Console, measured: Evaluation, dataset: Dataset) ->
         console.print("no image was misclassified")
         return
     labels = [f"{names[dataset.test_labels[i]]} taken for {names[measured.predictions[i]]}" for i in wrong]
-    images = dataset.test_images[wrong].mean(axis=-1)
-    width = max(len(plots.as_text(images[:1])[0]), *map(len, labels))
+    width = max(len(plots.as_text(dataset.test_images[:1].mean(axis=-1))[0]), *map(len, labels))
     shown = min(len(wrong), max(1, (console.width + 2) // (width + 2)))
+    images = dataset.test_images[wrong[:shown]].mean(axis=-1)
     console.print(f"{len(wrong)} misclassified" + (f", the first {shown}:" if shown < len(wrong) else ":"))
-    blocks = ([label, *plots.as_text(image[None])] for label, image in zip(labels[:shown], images[:shown], strict=True))
+    blocks = ([label, *plots.as_text(image[None])] for label, image in zip(labels[:shown], images, strict=True))
     for lines in zip(*blocks, strict=True):
         console.print("  ".join(line.ljust(width) for line in lines))
 

@@ -18,12 +18,14 @@ from .images import fitted, read_image
 from .limits import check_resize
 from .npz import load_npz
 from .splits import held_out
+from .stream import Streamed, taken
 
 __all__ = [
     "Augmentation",
     "Dataset",
     "Listing",
     "Normalization",
+    "Streamed",
     "cutout",
     "fitted",
     "held_out",
@@ -38,6 +40,7 @@ __all__ = [
     "random_crop",
     "random_flip",
     "read_image",
+    "taken",
 ]
 
 READ = (

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
+from .stream import Streamed
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,7 @@ class Dataset:
     """Labelled images in two splits.
 
     Images are float32 (N, H, W, C) with values from 0 to 1, C = 3 for the matrices R, G, B of colour [I2]. Labels are
-    int32 (N,), indices into `classes`.
+    int32 (N,), indices into `classes`. Images that do not fit in memory are `Streamed`.
 
     Raises:
         InputError: the arrays do not belong together.
@@ -61,16 +63,23 @@ class Normalization:
 
     @classmethod
     def of(cls, images: np.ndarray, padding: int = 0) -> "Normalization":
-        """The mean and standard deviation of `images`, padded; a constant image set keeps its scale."""
+        """The mean and standard deviation of `images`, padded; a constant image set keeps its scale.
+
+        Of `Streamed` images those of at most 10,000, evenly apart.
+        """
+        if isinstance(images, Streamed):
+            images = images[np.unique(np.linspace(0, len(images) - 1, 10_000, dtype=int))]
         images = _padded(images, padding)
         return cls(float(images.mean(dtype=np.float64)), float(images.std(dtype=np.float64)) or 1.0, padding)
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """`images`, padded and normalised, in their dtype."""
+    def __call__(self, images: Any) -> Any:
+        """`images`, padded and normalised, in their dtype; `Streamed` when they are read."""
+        if isinstance(images, Streamed):
+            return images.through(self)
         return ((_padded(images, self.padding) - self.mean) / self.std).astype(images.dtype)
 
 
-def mirrored(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mirrored(images: Any, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The images (N, H, W, C), then their mirror images, left and right exchanged; the labels (N,) of both.
 
     >>> images, labels = mirrored(np.array([1, 2]).reshape(1, 1, 2, 1), np.array([7]))
@@ -78,6 +87,8 @@ def mirrored(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
     [[1 2]
      [2 1]] [7 7]
     """
+    if isinstance(images, Streamed):
+        raise InputError("mirror is True but the images do not fit in memory; it must be False, or --augment flip used")
     return np.concatenate([images, images[:, :, ::-1]]), np.concatenate([labels, labels])
 
 

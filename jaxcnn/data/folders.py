@@ -2,7 +2,9 @@
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +13,12 @@ from ..files import AnyPath
 from .dataset import Dataset, check_classes
 from .decoding import decoding
 from .images import read_image, resized, stacked
-from .limits import check_size
+from .limits import in_memory
 from .splits import fifth_held_out
+from .stream import Streamed
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
+SAMPLE = 1000  # images of a large folder that are looked at before the others are streamed
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ def load_images(folder: AnyPath, resize: tuple[int, int] | None = None) -> Datas
     """The data set of the images that `list_images` finds.
 
     Images are gray where every one is, and RGB otherwise (`images.read_image`). At most the pixels as bytes, after
-    `resize`, and the float32 images are held, 1.3 times the latter, and one image as it is decoded.
+    `resize`, and the float32 images are held, 1.3 times the latter, and one image as it is decoded. Images that would
+    take more than `limits.in_memory()` stay in their files: `Streamed`, gray where a thousand of them are.
 
     Args:
         folder: of the images.
@@ -82,6 +87,24 @@ def load_images(folder: AnyPath, resize: tuple[int, int] | None = None) -> Datas
     """
     listing = list_images(folder)
     paths = (*listing.train_paths, *listing.test_paths)
+    first = _read_all(paths[:1], resize)[0]
+    if 4 * len(paths) * first.size > in_memory():
+        sample = _read_all([paths[i] for i in np.linspace(0, len(paths) - 1, SAMPLE, dtype=int)], resize)
+        size = (*first.shape[:2], max(image.shape[2] for image in sample))
+        streamed: Any = partial(Streamed, size=size, resize=resize is not None)
+        train, test = streamed(listing.train_paths), streamed(listing.test_paths)
+        return Dataset(listing.name, train, listing.train_labels, test, listing.test_labels, listing.classes)
+    images = _read_all(paths, resize)
+    shape = (*first.shape[:2], max(image.shape[2] for image in images))
+    count = len(listing.train_paths)
+    return Dataset(
+        listing.name, stacked(images[:count], shape), listing.train_labels, stacked(images[count:], shape),
+        listing.test_labels, listing.classes,
+    )  # fmt: skip
+
+
+def _read_all(paths, resize) -> list[np.ndarray]:
+    """The images, of one size."""
     images: list[np.ndarray] = []
     for path in paths:
         image = read_image(path)
@@ -93,14 +116,8 @@ def load_images(folder: AnyPath, resize: tuple[int, int] | None = None) -> Datas
                 f"{paths[0]} is {high} pixels high and {wide} wide but {path} is {height} high and {width} wide; they "
                 "must have one size, or be resized to one (--resize)"
             )
-        check_size(folder, len(paths), image.shape)
         images.append(image)
-    shape = (*images[0].shape[:2], max(image.shape[2] for image in images))
-    count = len(listing.train_paths)
-    return Dataset(
-        listing.name, stacked(images[:count], shape), listing.train_labels, stacked(images[count:], shape),
-        listing.test_labels, listing.classes,
-    )  # fmt: skip
+    return images
 
 
 def holds_images(folder: Path) -> bool:

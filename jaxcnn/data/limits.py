@@ -1,6 +1,7 @@
 """How much a data set may take in memory, and one image of it."""
 
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,17 @@ from ..errors import InputError, is_int
 
 MAX_BYTES = 4 * 2**30  # of a data set: its images as they are stored, and as float32
 MAX_PIXELS = 2**26  # of one image; 8192 times 8192
+
+
+def in_memory() -> int:
+    """How many bytes the float32 images of a folder may take before they are streamed: an eighth of the machine's.
+
+    At most `MAX_BYTES`. Training holds them up to three times: read, normalised, and on the device.
+    """
+    try:
+        return min(MAX_BYTES, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8)
+    except (AttributeError, ValueError, OSError):  # not on this system
+        return MAX_BYTES
 
 
 def check_size(name: Any, count: int, shape: Sequence[int], resize=None, itemsize: int = 1) -> None:

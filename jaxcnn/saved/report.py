@@ -70,9 +70,9 @@ def evaluated(saved: Saved, dataset: Dataset) -> Evaluation:
     Raises:
         InputError: the images do not fit the network.
     """
-    network, dtype = saved.checkpoint.network, saved.recipe.dtype
-    with precision(dtype):
-        images = jnp.asarray(saved.normalization(dataset.test_images), jnp.dtype(dtype))
+    network = saved.checkpoint.network
+    with precision(saved.recipe.dtype):
+        images = saved.normalization(dataset.test_images)
         params = jax.tree.map(jnp.asarray, saved.checkpoint.params)
         return evaluate(network, make_loss(saved.recipe, network), params, images, dataset.test_labels)
 

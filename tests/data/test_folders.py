@@ -7,7 +7,7 @@ import PIL.Image
 import pytest
 
 from jaxcnn import InputError
-from jaxcnn.data import fitted, folders, limits, list_images, load_dataset, load_images, read_image
+from jaxcnn.data import Streamed, fitted, limits, list_images, load_dataset, load_images, read_image
 
 
 def put(path, image):
@@ -155,14 +155,14 @@ def test_what_is_wrong_with_a_folder_is_named(colour, change, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_above_the_limit_is_refused_at_its_first_image(colour, monkeypatch):
+def test_a_folder_above_the_limit_stays_in_its_files(colour, monkeypatch):
     folder, _ = colour
-    monkeypatch.setattr(limits, "MAX_BYTES", 18 * 5 * 7 * 3 * 4)
-    load_dataset(folder)
+    whole = load_dataset(folder)
     monkeypatch.setattr(limits, "MAX_BYTES", 18 * 5 * 7 * 3 * 4 - 1)
-    decoded = []
-    monkeypatch.setattr(folders, "read_image", lambda path: decoded.append(path) or read_image(path))
-    with pytest.raises(InputError, match="18 images of 5x7x3 take .* GiB but a data set may take at most"):
-        load_dataset(folder)
-    assert len(decoded) == 1
-    assert load_dataset(folder, resize=(2, 2)).in_shape == (2, 2, 3)
+    streamed = load_dataset(folder)
+    assert isinstance(streamed.train_images, Streamed)
+    assert streamed.in_shape == whole.in_shape
+    np.testing.assert_array_equal(streamed.train_images[:], whole.train_images)
+    np.testing.assert_array_equal(streamed.test_images[np.array([3, 0])], whole.test_images[[3, 0]])
+    np.testing.assert_array_equal(streamed.test_images[1], whole.test_images[1])
+    assert not isinstance(load_dataset(folder, resize=(2, 2)).train_images, Streamed)
