@@ -33,5 +33,6 @@ def decoding(name: Any, must: str):
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         if not text or isinstance(error, KeyError):
             text = f"{type(error).__name__} {text}".rstrip()
-        reason = re.sub(r"<(\S+) object at \w+>", r"\1", " ".join(text.split()))
+        text = re.sub(r"<(\S+) object at \w+>", r"\1", " ".join(text.split()))
+        reason = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:200])
         raise InputError(f"{name}: cannot be read ({reason}); it must be {must}") from None
