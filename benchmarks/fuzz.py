@@ -14,6 +14,7 @@ import functools
 import gzip
 import io
 import json
+import os
 import re
 import resource
 import struct
@@ -422,7 +423,8 @@ def outcomes(seed: int, start: int, stop: int) -> Iterator[tuple[int, str, str, 
     """Number, kind, outcome, reason, seconds and peak of memory in bytes, for each case."""
     while start < stop:
         command = [sys.executable, "-m", "benchmarks.fuzz", "--child", str(seed), str(start), str(stop)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        beside = {"cwd": Path(__file__).parents[1], "env": os.environ | {"JAX_PLATFORMS": "cpu"}}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **beside) as child:
             assert child.stdout is not None
             for line in child.stdout:
                 start = json.loads(line)[0] + 1
