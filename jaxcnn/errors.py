@@ -119,6 +119,19 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def reason(error: Exception) -> str:
+    """What another library's exception says, for a sentence: one line of at most 200 printable characters.
+
+    >>> reason(KeyError("IHDR")), reason(ValueError("a\\nb\\x00"))
+    ("KeyError 'IHDR'", 'a b\\\\x00')
+    """
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if not text or isinstance(error, KeyError):
+        text = f"{type(error).__name__} {text}".rstrip()
+    text = re.sub(r"<(\S+) object at \w+>", r"\1", " ".join(text.split()))
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:200])
+
+
 def check_flag(op: str, name: str, value) -> None:
     """Refuse what is neither True nor False."""
     if not isinstance(value, bool | np.bool_):

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import files
 from .data import Augmentation
-from .errors import InputError, is_number
+from .errors import InputError, is_number, reason
 from .layers.base import Layer
 from .store.spec import spec_from_json, spec_to_json
 
@@ -215,8 +215,8 @@ class Recipe:
             values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror}); it must be a TOML file") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: is no TOML ({error})") from None
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits or 1,000 brackets, too
+            raise InputError(f"{path}: is no TOML ({reason(error)})") from None
         try:
             return cls.from_dict(values)
         except InputError as error:

@@ -43,8 +43,8 @@ def load_cifar(folder: AnyPath, resize: tuple[int, int] | None = None) -> Datase
 
     CIFAR-10 is `data_batch_1.bin` to `data_batch_5.bin` and `test_batch.bin`, CIFAR-100 is `train.bin` and `test.bin`,
     of which the fine labels are read. The classes are named by `batches.meta.txt` or `fine_label_names.txt`, a name in
-    each line, or by their numbers where that file is missing. At most the
-    bytes of all files and the float32 images are held: 1.3 times the latter without `resize`.
+    each line, or by their numbers where that file is missing. At most the bytes of all files and the
+    float32 images are held: 1.3 times the latter without `resize`.
 
     Args:
         folder: of the files.

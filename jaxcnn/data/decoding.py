@@ -1,11 +1,10 @@
 """The one place where the errors of other people's decoders become ours."""
 
-import re
 import warnings
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, reason
 
 
 @contextmanager
@@ -30,8 +29,4 @@ def decoding(name: Any, must: str):
     except InputError:
         raise
     except Exception as error:
-        text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        if not text or isinstance(error, KeyError):
-            text = f"{type(error).__name__} {text}".rstrip()
-        reason = re.sub(r"<(\S+) object at \w+>", r"\1", " ".join(text.split()))
-        raise InputError(f"{name}: cannot be read ({reason}); it must be {must}") from None
+        raise InputError(f"{name}: cannot be read ({reason(error)}); it must be {must}") from None

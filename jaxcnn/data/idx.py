@@ -27,8 +27,8 @@ def load_idx(folder: AnyPath, resize: tuple[int, int] | None = None) -> Dataset:
     """The data set whose four IDX files lie in `folder`.
 
     They are called `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and
-    `t10k-labels-idx1-ubyte`, each with or without `.gz`. At most the entries of all
-    files as bytes and the float32 images are held: 1.3 times the latter without `resize`.
+    `t10k-labels-idx1-ubyte`, each with or without `.gz`. At most the entries of all files as
+    bytes and the float32 images are held: 1.3 times the latter without `resize`.
 
     Args:
         folder: of the files.

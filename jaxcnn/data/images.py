@@ -1,5 +1,6 @@
 """One image: read from a PNG or JPEG file, resized, and fitted to the input of a network."""
 
+import contextlib
 import io
 import math
 from typing import Any
@@ -123,11 +124,14 @@ def stacked(images, shape: tuple[int, ...]) -> np.ndarray:
 
 def _pixels(PIL: Any, image: Any) -> np.ndarray:
     """uint8 (H, W, C) of an opened image."""
+    orientation = 1
+    with contextlib.suppress(Exception):  # a viewer shows an image whose EXIF is damaged
+        orientation = image.getexif().get(0x0112, 1)
     flips = PIL.Image.Transpose
     turned = {
         2: flips.FLIP_LEFT_RIGHT, 3: flips.ROTATE_180, 4: flips.FLIP_TOP_BOTTOM, 5: flips.TRANSPOSE,
         6: flips.ROTATE_270, 7: flips.TRANSVERSE, 8: flips.ROTATE_90,
-    }.get(image.getexif().get(0x0112))  # fmt: skip
+    }.get(orientation)  # fmt: skip
     gray = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
     if image.mode.startswith("I"):
         deep = np.asarray(image).astype(np.uint32).clip(0, 65535)

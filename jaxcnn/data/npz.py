@@ -29,7 +29,7 @@ def load_npz(path: AnyPath, resize: tuple[int, int] | None = None) -> Dataset:
 
     No array is decompressed before its header is checked, and nothing is unpickled. At most the arrays as they are
     stored and the float32 images are held: of uint8 1.25 times the size of the latter, of float32 2 and of float64
-    3 times, and half of the float32 images more where arrays are in Fortran's order.
+    3 times.
 
     Args:
         path: of the file.

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..data import Dataset
-from ..errors import InputError
+from ..errors import InputError, reason
 from ..experiment import make_loss, precision
 from ..html import document, fact_list, picture
 from ..inspect import plots
@@ -60,7 +60,7 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path}: is corrupt ({error}); it must be written by jaxcnn train") from None
+        raise InputError(f"{path}: is corrupt ({reason(error)}); it must be written by jaxcnn train") from None
     return history
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import files
-from ..errors import InputError, is_number
+from ..errors import InputError, is_int, is_number, reason, shown
 from ..files import AnyPath
 from ..layers.base import Layer, Params, Shape
 from ..progress import Progress
@@ -88,12 +88,16 @@ def load_checkpoint(path: AnyPath) -> Checkpoint:
     try:
         network = spec_from_json(json.loads(metadata["network"]))
         in_shape = tuple(json.loads(metadata["in_shape"]))
+        if not all(is_int(size) and size >= 1 for size in in_shape):
+            raise ValueError(f"in_shape is {shown(in_shape)}")
         info = dict(json.loads(metadata["info"]))
         initial = _initial(network, in_shape)
     except UnknownLayer as error:
         raise InputError(f"{path}: {error}") from None
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise InputError(f"{path}: is corrupt ({error}); it must be a safetensors file written by jaxcnn") from None
+    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
+        raise InputError(
+            f"{path}: is corrupt ({reason(error)}); it must be a safetensors file written by jaxcnn"
+        ) from None
     averaged = any(name.startswith("optimizer/average/") for name in arrays)
     root = "optimizer/average" if averaged else "params"
     held = {name: array for name, array in arrays.items() if f"{name}/".startswith(f"{root}/")}
@@ -139,7 +143,9 @@ def load_progress(path: AnyPath, like: TrainState) -> Progress:
         if not all({name for name, value in epoch.items() if is_number(value)} >= EPOCH for epoch in history):
             raise ValueError("an epoch of its history lacks a number")
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path}: is corrupt ({error}); it must be a safetensors file written by jaxcnn") from None
+        raise InputError(
+            f"{path}: is corrupt ({reason(error)}); it must be a safetensors file written by jaxcnn"
+        ) from None
     leaves = [arrays[name] if name.startswith("progress/") else jnp.asarray(arrays[name]) for name in expected]
     fields = jax.tree.unflatten(jax.tree.structure(empty), leaves)
     made = fields.pop("progress")
@@ -197,13 +203,17 @@ def _read(path):
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); it must be a safetensors file") from None
     except (safetensors.SafetensorError, KeyError) as error:
-        raise InputError(f"{path}: is corrupt ({error}); it must be a safetensors file written by jaxcnn") from None
+        raise InputError(
+            f"{path}: is corrupt ({reason(error)}); it must be a safetensors file written by jaxcnn"
+        ) from None
 
 
 def _check_format(path, found):
     if found not in VERSIONS:
         newer = "; a newer jaxcnn reads it" if re.fullmatch(r"jaxcnn \d+", str(found)) else ""
-        raise InputError(f"{path}: has the format {found!r} but must have {' or '.join(map(repr, VERSIONS))}{newer}")
+        raise InputError(
+            f"{path}: has the format {shown(found)} but must have {' or '.join(map(repr, VERSIONS))}{newer}"
+        )
 
 
 def _safetensors():

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from .. import files
 from ..data import Normalization
-from ..errors import InputError
+from ..errors import InputError, reason
 from ..files import AnyPath
 from ..inspect import plots
 from ..layers.base import Layer, Params, Shape
@@ -169,5 +169,7 @@ def _saved(path):
         _, _, _ = saved.in_shape
         _, _, _ = (saved.info[name] for name in ("data", "loss", "dtype"))
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: is corrupt (configuration: {error}); it must be written by jaxcnn train") from None
+        raise InputError(
+            f"{path}: is corrupt (configuration: {reason(error)}); it must be written by jaxcnn train"
+        ) from None
     return Saved(saved, recipe, normalization, classes)

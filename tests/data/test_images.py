@@ -66,6 +66,12 @@ def test_the_orientation_of_the_camera_is_applied(kind, orientation):
     np.testing.assert_array_equal(found[..., 0] > 127, seen > 127)
 
 
+def test_an_orientation_that_cannot_be_read_is_none(rng):
+    image = rng.integers(0, 256, (4, 6), np.uint8)
+    np.testing.assert_array_equal(read_image(encoded(image, exif=b"Exif\0\0MM\0*broken"))[..., 0], image)
+    np.testing.assert_array_equal(read_image(encoded(image, exif=b"Exif\0\0nothing"))[..., 0], image)
+
+
 def test_a_palette_is_colour_and_its_transparent_entry_white(rng):
     index = rng.integers(0, 3, (4, 6), np.uint8)
     palette = rng.integers(0, 256, (3, 3), np.uint8)

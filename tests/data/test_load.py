@@ -2,6 +2,7 @@
 
 import gzip
 import tracemalloc
+import warnings
 
 import numpy as np
 import PIL.Image
@@ -9,6 +10,7 @@ import pytest
 
 from jaxcnn import InputError
 from jaxcnn.data import fitted, load_dataset, load_digits
+from jaxcnn.data.decoding import decoding
 
 
 def test_the_digits_are_resized():
@@ -70,6 +72,23 @@ def test_a_file_of_another_kind_is_described_and_what_is_not_there_is_not(tmp_pa
     for source in ("", "nowhere", tmp_path / "none.npz"):
         with pytest.raises(InputError, match=f"data is '{source}' but must be"):
             load_dataset(source)
+
+
+def decode(error):
+    with decoding("a.png", "a whole image"):
+        warnings.warn("left out", stacklevel=1)
+        raise error
+
+
+def test_what_a_decoder_says_becomes_one_printable_line():
+    with pytest.raises(InputError) as found:
+        decode(OSError("one\n  two \x1b[31m \udcff <a.B object at 0x7f00>" + "x" * 1000))
+    assert str(found.value).startswith("a.png: cannot be read (one two \\x1b[31m \\udcff a.Bxxx")
+    assert len(str(found.value)) < 300
+    with pytest.raises(InputError, match="a.png: cannot be read .MemoryError.; it must be a whole image"):
+        decode(MemoryError())
+    with pytest.raises(KeyboardInterrupt):
+        decode(KeyboardInterrupt())
 
 
 def idx(path, array, compressed=False):
