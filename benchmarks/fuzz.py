@@ -34,15 +34,17 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxcnn import SGD, Conv2d, Dense, Flatten, InputError, ReLU, Sequential, init_state
+from jaxcnn import SGD, Conv2d, Dense, Flatten, InputError, Progress, ReLU, Sequential, TrainState, init_state
 from jaxcnn.data import load_dataset
 from jaxcnn.recipe import Recipe
-from jaxcnn.store.checkpoint import load_checkpoint, save_checkpoint
+from jaxcnn.store.checkpoint import save_checkpoint
+from jaxcnn.store.runs import load_run, load_unfinished
 
 SECONDS = 20
 PEAK = 5 * 2**28  # an image of `MAX_PIXELS` takes 16 bytes for each pixel while it is read, 2**30
 SPACE = 2**31  # above what the process has when it begins
 KEPT = Path("build/fuzz")
+NETWORK = Sequential((Conv2d(2, 3), ReLU(), Flatten(), Dense(3)))
 
 Files = dict[str, bytes]
 Parts = list[tuple[bytes, bytes]]
@@ -109,21 +111,42 @@ def image_files(rng) -> Files:
 
 
 @functools.cache
+def begun() -> TrainState:
+    return init_state(NETWORK, SGD(0.1), jax.random.key(0), (5, 4, 1))
+
+
+@functools.cache
 def checkpoint_file() -> bytes:
-    network = Sequential((Conv2d(2, 3), ReLU(), Flatten(), Dense(3)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
-        state = init_state(network, SGD(0.1), jax.random.key(0), (5, 4, 1))
-        info = {"classes": ["a", "b", "c"], "normalization": {"mean": 0.1, "std": 0.5, "padding": 0}}
-        save_checkpoint(path, network, (5, 4, 1), state, info)
+        epoch = {"epoch": 1, "step": 4, "loss": 0.7, "accuracy": 0.5, "seconds": 0.1}
+        progress = Progress(begun(), (epoch, epoch), np.array([0.5, 0.25, 0.125]), np.arange(3, dtype=np.int32), 0.2)
+        info = {"normalization": {"mean": 0.1, "std": 0.5, "padding": 0}, **Recipe(model=NETWORK).to_dict()}
+        save_checkpoint(path, NETWORK, (5, 4, 1), progress, info | {"classes": ["a", "b", "c"]})
         return path.read_bytes()
+
+
+def as_run(folder: Path, rng) -> None:
+    """Read what it predicts with, or where it goes on."""
+    if rng.random() < 0.5:
+        load_run(folder)
+    else:
+        load_unfinished(folder, begun())
 
 
 @functools.cache
 def recipe_file() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recipe.toml"
-        Recipe(data="digits", model=Sequential((Conv2d(2, 3), Flatten(), Dense(3))), learning_rate=0.1).write(path)
+        Recipe(
+            data="digits",
+            model=NETWORK,
+            augment=("crop:4", "flip"),
+            validation=0.1,
+            patience=3,
+            resize=(8, 9),
+            learning_rate=0.1,
+        ).write(path)
         return path.read_bytes()
 
 
@@ -143,7 +166,7 @@ KINDS: dict[str, tuple[Callable[[np.random.Generator], Files], Callable]] = {
     "images": (image_files, as_dataset),
     "checkpoint": (
         lambda rng: {"model.safetensors": checkpoint_file()},
-        lambda folder, rng: load_checkpoint(folder / "model.safetensors"),
+        as_run,
     ),
     "recipe": (lambda rng: {"recipe.toml": recipe_file()}, lambda folder, rng: Recipe.read(folder / "recipe.toml")),
 }

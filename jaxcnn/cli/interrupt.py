@@ -31,6 +31,8 @@ def interruptible(work: Callable[[], T], on_signal: Callable[[str], None]) -> T:
         except BaseException as error:  # told to the thread that waits
             failure.append(error)
 
+    # what processes that decode images held is freed after `os._exit`, too, but not without a warning
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker")
     thread = threading.Thread(target=kept, daemon=True)
     listened = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, _raise) for number in listened]

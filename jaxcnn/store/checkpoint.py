@@ -21,6 +21,7 @@ from .spec import UnknownLayer, spec_from_json, spec_to_json
 
 VERSIONS = ("jaxcnn 1", "jaxcnn 2")  # those that are read; the last one is written
 EPOCH = {"epoch", "step", "loss", "accuracy"}  # what is known of every epoch
+MEASURED = {"validation_loss", "validation_accuracy"}  # and of every one, or of none
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,9 @@ def load_progress(path: AnyPath, like: TrainState) -> Progress:
     _check_same(path, found, wanted, "this network and optimizer")
     try:
         history = tuple(json.loads(metadata.get("history", "[]")))
-        if not all({name for name, value in epoch.items() if is_number(value)} >= EPOCH for epoch in history):
+        known = [{name for name, value in epoch.items() if is_number(value)} for epoch in history]
+        measured = {frozenset(names & MEASURED) for names in known}
+        if not all(names >= EPOCH for names in known) or measured not in (set(), {frozenset()}, {frozenset(MEASURED)}):
             raise ValueError("an epoch of its history lacks a number")
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
