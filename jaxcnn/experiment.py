@@ -282,8 +282,11 @@ def _model(recipe, dataset, in_shape) -> str | Layer:
         for name, model in MODELS.items():
             if model.in_shape == in_shape:
                 return name
+        sizes = [model.in_shape for model in MODELS.values() if model.in_shape[2] == in_shape[2]]
+        fitting = f", or the images resized, as by --resize {max(sizes, key=sizes.count)[0]}" if sizes else ""
         raise InputError(
             f"model is not given and none is made for images of shape {in_shape}; it must be one of {by_shape()}"
+            f"{fitting}"
         )
     published = PRESETS.get(recipe.name)
     if published and recipe.model == published.model and in_shape != find_model(recipe.model).in_shape:

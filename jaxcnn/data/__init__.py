@@ -1,4 +1,4 @@
-"""NumPy in, NumPy out: data sets of labelled images, checked, and their normalisation."""
+"""Data sets of labelled images, read and checked, their normalisation, and what changes a batch at random."""
 
 import re
 from pathlib import Path
