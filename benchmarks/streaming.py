@@ -20,6 +20,7 @@ COUNT, BATCH, ROUNDS, WORKERS = 20_000, 128, 3, 2
 WAYS = {
     "in memory": "jaxcnn, in memory",
     "streamed": "jaxcnn, streamed by Grain",
+    "torch in memory": "PyTorch, in memory",
     "torch": "PyTorch, DataLoader",
     "grain alone": "Grain alone, nothing is trained",
     "torch alone": "DataLoader alone, nothing is trained",
@@ -89,7 +90,7 @@ class Files:
             return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy()), int(self.labels[i])
 
 
-def torchs(folder, trained):
+def torchs(folder, trained, in_memory=False):
     """Images per second of an epoch in PyTorch."""
     import numpy as np
     import torch
@@ -110,6 +111,11 @@ def torchs(folder, trained):
             loss(network(x), labels).backward()
             optimizer.step()
 
+    if in_memory:
+        files = [loader.dataset[i] for i in range(COUNT)]
+        images, right = torch.stack([image for image, _ in files]), torch.tensor([label for _, label in files])
+        order = torch.randperm(COUNT)[: len(loader) * BATCH].reshape(-1, BATCH)
+        loader = [(images[chosen], right[chosen]) for chosen in order]
     for _ in range(5):
         step(torch.from_numpy(np.zeros((BATCH, 3, 32, 32), np.uint8)), torch.zeros(BATCH, dtype=torch.long))
     started = time.perf_counter()
@@ -124,6 +130,7 @@ def measure(way, folder):
         "in memory": lambda: ours(folder, False),
         "streamed": lambda: ours(folder, True),
         "torch": lambda: torchs(folder, True),
+        "torch in memory": lambda: torchs(folder, True, in_memory=True),
         "grain alone": lambda: grain_alone(folder),
         "torch alone": lambda: torchs(folder, False),
     }[way]()

@@ -141,6 +141,24 @@ def test_a_diverging_run_says_so_and_keeps_the_last_good_parameters(capsys):
         (["--dtype", "float8"], "dtype is 'float8' but must be one of float32, bfloat16, float64"),
         (["--config", "none.toml"], "none.toml: cannot be read (No such file or directory); it must be a TOML file"),
         (["--config", "file", "--preset", "lenet5"], "preset and config are both given"),
+        (["--resume", "nowhere"], "resume is 'nowhere' but must be the folder of a run"),
+        (["--resume", "."], "run is 'model.safetensors', which holds no model.safetensors"),
+        (["--resume", ".", "--seed", 3], "resume is given with seed but must be given with epochs, patience, target_err"),
+        (["--resume", ".", "--out", "x"], "resume is given with out but must be given with epochs"),
+        (["--resume", ".", "--config", "file"], "config and resume are both given; they must be given one at a time"),
+        (["--patience", 3], "patience is 3 but validation is 0; it must be above 0"),
+        (["--patience", 0, "--validation", 0.1], "patience is 0 but must be at least 1"),
+        (["--validation", 1], "validation is 1.0 but must be at least 0 and below 1"),
+        (["--resize", "3x"], "resize is '3x' but must be a size such as 32, or 32x48 for height x width"),
+        (["--resize", "0"], "resize is (0, 0) but must be a height and a width from 1 to 16383"),
+        (["--augment", "flip,spin"], "augment is 'spin' but must be one of crop:PIXELS, shift:PIXELS, flip"),
+        (["--warmup", 60], "warmup is 60 but must be below epochs, 60"),
+        (["--schedule", "linear"], "schedule is 'linear' but must be one of constant, cosine, step"),
+        (["--clip", 0], "clip is 0.0 but must be above 0"),
+        (["--average", 1], "average is 1.0 but must be at least 0 and below 1"),
+        (["--smoothing", 0.1, "--loss", "squared-error"], "smoothing is 0.1 but squared-error has none"),
+        (["--save-every", 0], "save_every is 0.0 but must be above 0 minutes"),
+        (["--keep", -1], "keep is -1 but must be at least 0"),
         (["--epochs", "many"], "'--epochs'"),
         (["--nonsense"], "--nonsense"),
     ],
@@ -260,3 +278,43 @@ def test_the_recipe_of_a_run_repeats_it_bit_for_bit(capsys, monkeypatch, few_dig
     same = [jax.tree.map(np.array_equal, one.params, other.params) for other in (two, three)]
     assert all(jax.tree.leaves(same[0]))
     assert not any(same[1][name]["weight"] for name in same[1])
+
+
+def test_a_run_is_resumed_and_its_options_are_its_own(capsys, monkeypatch, few_digits):
+    monkeypatch.setattr(experiment, "load_dataset", lambda source, resize: few_digits)
+    options = ("--batch-size", 16, "--schedule", "step", "--warmup", 1, "--clip", 1, "--smoothing", 0.1, "--average", 0.9)
+    changes = ("--augment", "shift:1,cutout:2", "--validation", 0.2, "--optimizer", "adamw")
+    assert run("train", "--epochs", 4, *options, *changes, "--out", "r", "--json") == 0
+    first = json.loads(capsys.readouterr().out)
+    assert run("train", "--resume", "r", "--json") == 0  # there is nothing left to do
+    again, err = capsys.readouterr()
+    assert "going on after 4 epochs, 16 updates" in err
+    assert json.loads(again)["accuracy"] == first["accuracy"]
+    assert run("train", "--resume", "r", "--epochs", 6, "--patience", 9, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["epochs"] == 6
+    recipe = Recipe.read("r/recipe.toml")
+    assert (recipe.schedule, recipe.warmup, recipe.clip, recipe.smoothing, recipe.average) == ("step", 1, 1.0, 0.1, 0.9)
+    assert (recipe.augment, recipe.epochs, recipe.patience) == (("shift:1", "cutout:2"), 6, 9)
+
+
+def test_a_folder_of_photographs_is_resized_trained_and_its_classes_named(capsys, rng):
+    import PIL.Image
+
+    for label in ("cat & dog", "frog"):
+        Path("photos", label).mkdir(parents=True)
+        for i in range(20):
+            size = rng.integers(30, 50, 2)
+            gray = PIL.Image.fromarray((rng.random(size) * 100 + 100 * (label == "frog")).astype(np.uint8))
+            gray.convert("RGB").save(f"photos/{label}/{i}.jpg")
+    assert run("train", "--data", "photos", "--epochs", 1) == 2
+    assert "or be resized to one (--resize)" in capsys.readouterr().err
+    arguments = ("--data", "photos", "--resize", "28x28", "--model", "lenet28", "--epochs", 12, "--batch-size", 8)
+    assert run("train", *arguments, "--validation", 0.2, "--out", "r", "--json") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["accuracy"] == 1
+    assert "photos: 26 images of 28x28x3 to train, 6 held out, 8 to test; 2 classes" in err
+    assert run("predict", "r", "photos/cat & dog/0.jpg", "--json") == 0
+    (found,) = json.loads(capsys.readouterr().out)["images"]
+    assert found["class"] == "cat & dog"
+    assert run("evaluate", "r", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == 1
