@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 RESULT = Path(__file__).parent / "results" / "streaming.json"
 COUNT, BATCH, ROUNDS, WORKERS = 20_000, 128, 3, 2
@@ -100,8 +101,10 @@ def torchs(folder, trained, in_memory=False):
     from .peers import torch_peer
 
     paths, labels = listed(folder)
-    loader = torch.utils.data.DataLoader(Files(paths, labels), BATCH, shuffle=True, num_workers=WORKERS, drop_last=True)
-    network = torch_peer.module(find_model("vgg32").build(10), (32, 32, 3)).to(memory_format=torch.channels_last)
+    files: Any = Files(paths, labels)
+    loader: Any = torch.utils.data.DataLoader(files, BATCH, shuffle=True, num_workers=WORKERS, drop_last=True)
+    module: Any = torch_peer.module(find_model("vgg32").build(10), (32, 32, 3))
+    network = module.to(memory_format=torch.channels_last)
     optimizer, loss = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9), torch.nn.CrossEntropyLoss()
 
     def step(images, labels):
@@ -112,8 +115,8 @@ def torchs(folder, trained, in_memory=False):
             optimizer.step()
 
     if in_memory:
-        files = [loader.dataset[i] for i in range(COUNT)]
-        images, right = torch.stack([image for image, _ in files]), torch.tensor([label for _, label in files])
+        read = [files[i] for i in range(COUNT)]
+        images, right = torch.stack([image for image, _ in read]), torch.tensor([label for _, label in read])
         order = torch.randperm(COUNT)[: len(loader) * BATCH].reshape(-1, BATCH)
         loader = [(images[chosen], right[chosen]) for chosen in order]
     for _ in range(5):

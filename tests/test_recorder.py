@@ -109,10 +109,13 @@ def test_the_test_images_are_measured_once(monkeypatch, few_digits):
     seen = []
     evaluate = experiment.evaluate
     monkeypatch.setattr(experiment, "evaluate", lambda *args: seen.append(len(args[3])) or evaluate(*args))
-    fitted = experiment.fit
-    monkeypatch.setattr(
-        experiment, "fit", lambda *args, **keywords: seen.append(len(keywords["validation"][1])) or fitted(*args, **keywords)
-    )  # fmt: skip
+    fit = experiment.fit
+
+    def fitted(*args, validation, **keywords):
+        seen.append(len(validation[1]))
+        return fit(*args, validation=validation, **keywords)
+
+    monkeypatch.setattr(experiment, "fit", fitted)
     result = run(SMALL)
     assert seen == [19, 40]  # the images held out go into `fit`, those of the test into one evaluation
     assert not any(name.startswith("test") for epoch in result.history for name in epoch)

@@ -83,6 +83,7 @@ def show_evaluation(console: Console, measured: Evaluation, dataset: Dataset) ->
     names = [*dataset.classes, *map(str, range(len(dataset.classes), len(measured.confusion)))]
     table = _confusion(measured.confusion, names, console.width)
     if table is not None:
+        console.print("Confusion: rows are the true class, columns the predicted")
         console.print(table)
     else:
         console.print("the most frequent confusions:")
@@ -113,7 +114,7 @@ def _confusion(confusion, names, width) -> Table | None:
         if max(map(len, names)) > 2:
             return None
         heads = names
-    table = Table(title="Confusion: rows are the true class, columns the predicted", title_justify="left")
+    table = Table()
     for name in ("", *heads):
         table.add_column(name, justify="right")
     for i, row in enumerate(confusion):

@@ -143,7 +143,10 @@ def test_a_diverging_run_says_so_and_keeps_the_last_good_parameters(capsys):
         (["--config", "file", "--preset", "lenet5"], "preset and config are both given"),
         (["--resume", "nowhere"], "resume is 'nowhere' but must be the folder of a run"),
         (["--resume", "."], "run is 'model.safetensors', which holds no model.safetensors"),
-        (["--resume", ".", "--seed", 3], "resume is given with seed but must be given with epochs, patience, target_err"),
+        (
+            ["--resume", ".", "--seed", 3],
+            "resume is given with seed but must be given with epochs, patience, target_err",
+        ),
         (["--resume", ".", "--out", "x"], "resume is given with out but must be given with epochs"),
         (["--resume", ".", "--config", "file"], "config and resume are both given; they must be given one at a time"),
         (["--patience", 3], "patience is 3 but validation is 0; it must be above 0"),
@@ -282,7 +285,20 @@ def test_the_recipe_of_a_run_repeats_it_bit_for_bit(capsys, monkeypatch, few_dig
 
 def test_a_run_is_resumed_and_its_options_are_its_own(capsys, monkeypatch, few_digits):
     monkeypatch.setattr(experiment, "load_dataset", lambda source, resize: few_digits)
-    options = ("--batch-size", 16, "--schedule", "step", "--warmup", 1, "--clip", 1, "--smoothing", 0.1, "--average", 0.9)
+    options = (
+        "--batch-size",
+        16,
+        "--schedule",
+        "step",
+        "--warmup",
+        1,
+        "--clip",
+        1,
+        "--smoothing",
+        0.1,
+        "--average",
+        0.9,
+    )
     changes = ("--augment", "shift:1,cutout:2", "--validation", 0.2, "--optimizer", "adamw")
     assert run("train", "--epochs", 4, *options, *changes, "--out", "r", "--json") == 0
     first = json.loads(capsys.readouterr().out)

@@ -1,13 +1,28 @@
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import SGD, Dense, InputError, Optax, Sequential, SoftmaxCrossEntropy, init_state, train_step
-from jaxcnn.layers.activation import ReLU
-from jaxcnn.store.checkpoint import load_checkpoint, load_state, save_checkpoint
+from jaxcnn import (
+    SGD,
+    Averaged,
+    Conv2d,
+    Dense,
+    Flatten,
+    InputError,
+    MaxPool2d,
+    Optax,
+    Progress,
+    ReLU,
+    Sequential,
+    SoftmaxCrossEntropy,
+    init_state,
+    train_step,
+)
+from jaxcnn.store.checkpoint import load_checkpoint, load_progress, load_state, save_checkpoint
 
 NETWORK = Sequential((Sequential((Dense(4), ReLU())), Dense(3)))
 X, LABELS = jnp.arange(10.0).reshape(2, 5) / 10, jnp.array([0, 2])
@@ -141,3 +156,74 @@ def test_what_does_not_belong_together_is_not_written_nor_read(tmp_path):
     assert load_checkpoint(file).info == {}
     with pytest.raises(InputError, match="state is of type Sequential but must be a TrainState, from init_state"):
         load_state(file, network)
+
+
+def test_a_file_of_the_first_format_is_read():
+    """Written by the version before `Progress`, after one step."""
+    path = Path(__file__).parent / "format-1.safetensors"
+    saved = load_checkpoint(path)
+    assert saved.network == Sequential((Conv2d(2, 3), ReLU(), MaxPool2d(2), Flatten(), Dense(10)))
+    like = init_state(saved.network, SGD(0.1, momentum=0.9), jax.random.key(0), saved.in_shape)
+    progress = load_progress(path, like)
+    assert (int(progress.state.step), progress.history, len(progress.losses)) == (1, (), 0)
+    assert float(progress.state.params["conv1"]["weight"].sum()) == pytest.approx(1.281401, abs=1e-6)
+
+
+def test_progress_comes_back_whole(tmp_path):
+    state = trained(SGD(0.1))
+    epoch = {"epoch": 1, "step": 3, "loss": 0.5, "accuracy": 0.25, "seconds": 0.125}
+    progress = Progress(state, (epoch,), np.array([1.5, np.pi]), np.array([3, 4], np.int32), 2.5)
+    save_checkpoint(tmp_path / "a.safetensors", NETWORK, (5,), progress)
+    again = load_progress(tmp_path / "a.safetensors", like=trained(SGD(0.2)))
+    assert again.history == progress.history
+    assert again.seconds == 2.5
+    np.testing.assert_array_equal(again.losses, progress.losses)
+    np.testing.assert_array_equal(again.correct, progress.correct)
+    jax.tree.map(np.testing.assert_array_equal, again.state.params, state.params)
+
+
+def test_the_parameters_to_predict_with_are_their_average(tmp_path):
+    state = trained(Averaged(SGD(0.1), 0.5))
+    save_checkpoint(tmp_path / "a.safetensors", NETWORK, (5,), state)
+    jax.tree.map(np.testing.assert_array_equal, load_checkpoint(tmp_path / "a.safetensors").params, state.averaged)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            {"format": "jaxcnn 3"},
+            "has the format 'jaxcnn 3' but must have 'jaxcnn 1' or 'jaxcnn 2'; a newer jaxcnn reads",
+        ),
+        ({"history": "[1]"}, "is corrupt"),
+        ({"history": '[{"epoch": 1}]'}, "is corrupt (an epoch of its history lacks a number)"),
+        (
+            {"params/dense1/bias": np.ones(3, np.float64)},
+            "has float64 of shape (3,) as params/dense1/bias but must have",
+        ),
+        (
+            {"progress/losses": np.ones(2)},
+            "has int32 of shape (0,) as progress/correct but must have int32 of shape (2,)",
+        ),
+        ({"progress/losses": None}, None),
+        ({"step": None}, "has no array as step but must have int32 of shape ()"),
+        ({"more": np.ones(1)}, "has float64 of shape (1,) as more but must have no array"),
+    ],
+)
+def test_what_a_fit_cannot_go_on_from_gets_one_sentence(tmp_path, change, sentence):
+    from safetensors.numpy import load_file, save_file
+
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, NETWORK, (5,), trained(SGD(0.1)), {})
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    arrays = load_file(path) | {name: value for name, value in change.items() if not isinstance(value, str)}
+    metadata = header | {name: value for name, value in change.items() if isinstance(value, str)}
+    save_file({name: array for name, array in arrays.items() if array is not None}, path, metadata=metadata)
+    if sentence is None:
+        load_progress(path, like=trained(SGD(0.1)))
+        return
+    with pytest.raises(InputError) as error:
+        load_progress(path, like=trained(SGD(0.1)))
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
