@@ -99,15 +99,19 @@ class Recorder(Observer):
 
     def on_interrupt(self):
         self.stop()
+        self.draw()
 
     def stop(self) -> Progress | None:
-        """Keep where training stands, which is returned, and draw it; nothing is written after that."""
+        """Keep where training stands, which is returned; the run can write nothing after that."""
         self.writing.acquire()  # and never given back
-        if self.progress is None:
-            return None
-        self._save()
-        self._open.draw(self.progress.history, self.progress.state.averaged)
+        if self.progress is not None:
+            self._save()
         return self.kept
+
+    def draw(self) -> None:
+        """The pictures of what was reached: curves.png and kernels.png."""
+        if self.kept is not None:
+            self._open.draw(self.kept.history, self.kept.state.averaged)
 
     def _save(self):
         """Keep what is finite."""

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -23,6 +24,11 @@ from ..store.runs import Saved, load_run
 from ..training import Evaluation
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
+
+
+def starting(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """What a shell completes a value to."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
 
 
 def to_console(as_json: bool, quiet: bool = False) -> Console:

@@ -13,11 +13,11 @@ from ..recorder import Recorder
 from ..recovery import NonFiniteLoss
 from ..store.runs import load_run
 from ..tensorboard import TensorBoard
-from ..zoo.models import by_shape
+from ..zoo.models import MODELS, by_shape
 from ..zoo.presets import PRESETS, find_preset
 from .interrupt import interruptible
 from .printed import Printed
-from .show import JsonOption, measures, stop, to_console, to_json
+from .show import JsonOption, measures, starting, stop, to_console, to_json
 
 WHAT, HOW, KEPT = "What is trained", "How", "What is kept and shown"
 WITH_RESUME = ("epochs", "patience", "target_error")  # what a run may be continued with
@@ -53,13 +53,18 @@ def train_command(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help=f"One of {by_shape()}. [default: the first for the images' shape]", rich_help_panel=WHAT),
+        typer.Option(
+            help=f"One of {by_shape()}. [default: the first for the images' shape]",
+            autocompletion=starting(MODELS),
+            rich_help_panel=WHAT,
+        ),
     ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
             help=f"A published recipe: {', '.join(PRESETS)}. It brings the model and all defaults; each option given "
             "beside it replaces its value.",
+            autocompletion=starting(PRESETS),
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -81,6 +86,7 @@ def train_command(
         typer.Option(
             help=f"One of {', '.join(OPTIMIZERS)}; sgd and nesterov are written by hand, adam and adamw are optax's. "
             "[default: sgd]",
+            autocompletion=starting(OPTIMIZERS),
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -95,6 +101,7 @@ def train_command(
         typer.Option(
             help=f"Of the learning rate: {', '.join(SCHEDULES)}; step divides it by 10 after each third. "
             "[default: cosine]",
+            autocompletion=starting(SCHEDULES),
             rich_help_panel=HOW,
         ),
     ] = None,
@@ -117,7 +124,12 @@ def train_command(
         typer.Option(help="Use a moving average of the weights with this decay, such as 0.999.", rich_help_panel=HOW),
     ] = None,
     loss: Annotated[
-        str | None, typer.Option(help=f"{' or '.join(LOSSES)}. [default: cross-entropy]", rich_help_panel=HOW)
+        str | None,
+        typer.Option(
+            help=f"{' or '.join(LOSSES)}. [default: cross-entropy]",
+            autocompletion=starting(LOSSES),
+            rich_help_panel=HOW,
+        ),
     ] = None,
     smoothing: Annotated[
         float | None,
@@ -131,7 +143,11 @@ def train_command(
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help=f"Of parameters and images: {', '.join(DTYPES)}. [default: float32]", rich_help_panel=HOW),
+        typer.Option(
+            help=f"Of parameters and images: {', '.join(DTYPES)}. [default: float32]",
+            autocompletion=starting(DTYPES),
+            rich_help_panel=HOW,
+        ),
     ] = None,
     target_error: Annotated[
         float | None,
@@ -243,20 +259,12 @@ def _result(recipe, kept: Recorder, printed: Printed, observers: list[Observer],
         if stopped is None:
             print(f"jaxcnn: stopped by {name} before training began; nothing was written", file=sys.stderr)
             return
-        facts = {
-            "run": str(kept.folder),
-            "stopped": name,
-            "epochs": len(stopped.history),
-            "steps": int(stopped.state.step),
-        }
-        print(
-            f"jaxcnn: stopped by {name} after {facts['epochs']} epochs, {facts['steps']:,} updates; go on with: "
-            f"jaxcnn train --resume {kept.folder}",
-            file=sys.stderr,
-            flush=True,
-        )
+        epochs, steps = len(stopped.history), int(stopped.state.step)
+        reached = f"stopped by {name} after {epochs} epoch{'' if epochs == 1 else 's'}, {steps:,} updates"
+        print(f"jaxcnn: {reached}; go on with: jaxcnn train --resume {kept.folder}", file=sys.stderr, flush=True)
         if as_json:
-            print(to_json(facts), flush=True)
+            print(to_json({"run": str(kept.folder), "stopped": name, "epochs": epochs, "steps": steps}), flush=True)
+        kept.draw()
 
     try:
         with printed.bar:

@@ -11,7 +11,7 @@ from .. import files
 from ..errors import InputError
 from ..verify import OPERATIONS, check_operations, check_rule, chosen_cases, find_operation, rows, table
 from ..verify.arguments import draw, import_function
-from .show import JsonOption, progress, to_console, to_json
+from .show import JsonOption, check_file, progress, to_console, to_json
 
 
 def verify_command(
@@ -79,8 +79,7 @@ def _verify_function(function, args, plain, thorough, seed, html, as_json) -> No
     f, bare = import_function(function), None if plain is None else import_function(plain, "plain")
     if args is None:
         raise InputError(f'args is not given; {function} needs some, such as --args "f32[2,7,5,3], f32[4]"')
-    if html is not None and (html.is_dir() or not html.resolve().parent.is_dir()):
-        raise InputError(f"html is {str(html)!r} but must be a file; its folder must exist")
+    check_file("html", html)
     with jax.enable_x64(True):
         drawn = draw(args, seed)
     report = check_rule(f, *drawn, plain=bare, thorough=thorough, seed=seed)

@@ -40,10 +40,8 @@ def test_a_signal_keeps_what_was_reached_and_says_how_to_go_on(capsys, number, s
     lines = [json.loads(line) for line in Path("r/metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(1, len(lines) + 1))
     (step,) = load_file("r/model.safetensors")["step"].reshape(1)
-    assert err == (
-        f"jaxcnn: stopped by {number.name} after {len(lines)} epochs, {step:,} updates; go on with: jaxcnn train "
-        "--resume r\n"
-    )
+    reached = f"{len(lines)} epoch{'s' * (len(lines) != 1)}, {step:,} updates"
+    assert err == f"jaxcnn: stopped by {number.name} after {reached}; go on with: jaxcnn train --resume r\n"
     assert {path.name for path in Path("r").iterdir()} == {
         "recipe.toml", "metrics.jsonl", "model.safetensors", "curves.png", "kernels.png",
     }  # fmt: skip
