@@ -52,13 +52,8 @@ READ = (
 def load_dataset(source: AnyPath, resize: tuple[int, int] | None = None) -> Dataset:
     """The data set called "digits", or the one in a folder or file.
 
-    | source | its reader |
-    |---|---|
-    | "digits" | `load_digits` |
-    | a folder with MNIST's IDX files | `load_idx` |
-    | a folder with CIFAR's binary files | `load_cifar` |
-    | a file that ends on `.npz` | `load_npz` |
-    | a folder with a folder of images for each class | `load_images` |
+    A folder with MNIST's IDX files is read by `load_idx`, with CIFAR's binary files by `load_cifar`, with a folder of
+    images for each class by `load_images`; a file that ends on `.npz` by `load_npz`.
 
     Args:
         source: "digits" or a path.
