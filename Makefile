@@ -5,7 +5,7 @@ BIN := .venv/bin
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("jaxcnn needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[cli,dev]'
+	$(BIN)/python -m pip install --quiet --config-settings editable_mode=compat --editable '.[cli,dev]'
 	touch $@
 
 # oneDNN's convolutions, against the jax that is installed; without them everything works, on CPU more slowly
@@ -35,7 +35,7 @@ lint: .venv/installed
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m pip install --quiet --config-settings editable_mode=compat --editable '.[docs]'
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --fresh-env --quiet docs build/site
 	@! grep -rnE 'src="https?:|<link[^>]*href="https?:|@import[^;]*https?:|url\(.?https?:' build/site --include=*.html --include=*.css
 	@echo "open build/site/index.html"

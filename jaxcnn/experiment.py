@@ -57,7 +57,9 @@ class Experiment:
     @property
     def config(self) -> dict[str, Any]:
         """What is kept beside the parameters: the recipe, the classes and the normalisation."""
-        beside = {"classes": self.dataset.classes, "normalization": vars(self.normalization)}
+        dataset = self.dataset
+        beside = {"classes": dataset.classes, "images": dataset.fingerprint}
+        beside |= {"normalization": vars(self.normalization)}
         return self.recipe.to_dict() | beside
 
     @property
@@ -234,11 +236,14 @@ def _fitted(experiment, optimizer, begun, tell) -> Progress:
 def _resumed(folder, experiment, state) -> Progress:
     """Where the run in `folder` stopped, refused where its images were others."""
     saved, progress = load_unfinished(folder, state)
+    saved.check_images(experiment.dataset)
     if saved.normalization != experiment.normalization or saved.classes != experiment.dataset.classes:
         raise InputError(
-            f"data is {experiment.recipe.data!r}, whose images are not those that {str(folder)!r} was trained on; they "
-            "must be the same"
+            f"data is {experiment.recipe.data!r}, whose images are not those that {str(folder)!r} was trained on"
         )
+    done, epochs = len(progress.history), experiment.recipe.epochs
+    if epochs < done:
+        raise InputError(f"epochs is {epochs} but must be at least {done}: so many {str(folder)!r} has already")
     return progress
 
 

@@ -4,6 +4,8 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
+from .errors import InputError
+
 AnyPath = str | os.PathLike[str]
 
 
@@ -27,6 +29,41 @@ def write(path: AnyPath, content: bytes) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+_locks: dict[Path, int] = {}  # the folders that this process keeps for itself, and what it opened for that
+
+
+def lock(folder: AnyPath) -> None:
+    """Keep other processes from this folder, until `unlock` or the end of this one; where a system has such locks.
+
+    Raises:
+        InputError: another process has it, or there is no such folder.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    path = Path(folder).resolve()
+    if path in _locks:
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"run is {str(folder)!r} but must be a folder ({error.strerror})") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise InputError(f"run is {str(folder)!r}, in which another process trains; that must end before") from None
+    _locks[path] = descriptor
+
+
+def unlock(folder: AnyPath) -> None:
+    """Let other processes have this folder."""
+    descriptor = _locks.pop(Path(folder).resolve(), None)
+    if descriptor is not None:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -46,6 +46,8 @@ class Recorder(Observer):
         self.out, self.resumed = None if out is None else Path(out), None if resume is None else Path(resume)
         if resume is None:
             check_out(self.out)
+        else:
+            files.lock(resume)
         self.save_every, self.keep = save_every, keep
         self.run: Run | None = None
         self.progress: Progress | None = None
@@ -71,10 +73,15 @@ class Recorder(Observer):
         else:
             run = Run.reopen(self.resumed, *facts)
         versions = f"jaxcnn train --config THIS_FILE repeats the run; it was made with jax {jax.__version__}"
+        if self.resumed is not None:
+            versions += (
+                "\nit was resumed: if that changed its epochs, this repeats it with the last number from the start"
+            )
         experiment.recipe.write(run.folder / "recipe.toml", versions)
         run.keep(progress)
         run.log(progress.history)
         self.run, self.progress, self.kept, self.saved = run, progress, progress, time.monotonic()
+        files.lock(run.folder)
 
     def on_steps(self, experiment, progress):
         with self.writing:
@@ -96,6 +103,7 @@ class Recorder(Observer):
     def on_divergence(self, experiment, diverged):
         with self.writing:
             self._open.keep(diverged.progress)
+        files.unlock(self.folder)
 
     def on_interrupt(self):
         self.stop()
@@ -125,6 +133,7 @@ class Recorder(Observer):
     def on_end(self, result):
         self._open.draw(result.history, result.params)
         files.write(self.folder / "flow.png", _flow_of_one(result, self.folder.name))
+        files.unlock(self.folder)
 
 
 def _flow_of_one(result, name):

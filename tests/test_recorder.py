@@ -1,5 +1,6 @@
 """What a run leaves behind, and how it goes on from there."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxcnn import Dense, Flatten, InputError, Sequential, experiment
+from jaxcnn import Dense, Flatten, InputError, Sequential, experiment, files
 from jaxcnn.experiment import Observer, run
 from jaxcnn.recipe import Recipe
 from jaxcnn.recorder import Recorder
@@ -201,3 +202,35 @@ def test_event_files_hold_every_epoch_once_though_the_run_was_interrupted(tmp_pa
     assert written.count(b"validation_loss") == 4
     assert written.count(b"test_accuracy") == 1
     assert len(result.history) == 4
+
+
+def test_images_that_have_moved_between_training_and_test_are_not_measured(tmp_path, few_digits):
+    run(SMALL, Recorder(tmp_path / "r"))
+    saved = load_run(tmp_path / "r")
+    saved.check_images(few_digits)
+    for change in (
+        {"train_images": few_digits.train_images[1:], "train_labels": few_digits.train_labels[1:]},
+        {"test_images": few_digits.test_images[::-1]},
+        {"test_labels": few_digits.test_labels[::-1]},
+    ):
+        with pytest.raises(InputError, match="whose images are not those that this run was trained on"):
+            saved.check_images(dataclasses.replace(few_digits, **change))
+
+
+def test_fewer_epochs_than_a_run_has_are_refused(tmp_path):
+    run(SMALL, Recorder(tmp_path / "r"))
+    with pytest.raises(InputError, match="epochs is 3 but must be at least 4: so many '.*r' has already"):
+        run(SMALL.changed(epochs=3), Recorder(resume=tmp_path / "r"), resume=tmp_path / "r")
+    assert Recipe.read(tmp_path / "r" / "recipe.toml").epochs == 4
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    run(SMALL, Recorder(tmp_path / "r"))
+    other = os.open(tmp_path / "r", os.O_RDONLY)  # flock tells descriptors apart, not processes
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(InputError, match="run is '.*r', in which another process trains; that must end before"):
+        Recorder(resume=tmp_path / "r")
+    os.close(other)
+    run(SMALL, Recorder(resume=tmp_path / "r"), resume=tmp_path / "r")
+    assert (tmp_path / "r").resolve() not in files._locks

@@ -4,7 +4,9 @@ import codecs
 import io
 import os
 import re
+import shutil
 import sys
+import textwrap
 from typing import NoReturn
 
 from ..errors import InputError
@@ -76,6 +78,15 @@ def _run(words):
     return app(args=words, prog_name="jaxcnn", standalone_mode=False)
 
 
+def say(sentence: str) -> None:
+    """Print a sentence on stderr, on a terminal broken between words."""
+    line = f"jaxcnn: {sentence}"
+    if sys.stderr is not None and sys.stderr.isatty():
+        columns = shutil.get_terminal_size().columns
+        line = textwrap.fill(line, columns, break_long_words=False, break_on_hyphens=False)
+    print(line, file=sys.stderr, flush=True)
+
+
 def _fail(sentence, status) -> NoReturn:
-    print(f"jaxcnn: {sentence}", file=sys.stderr)
+    say(sentence)
     sys.exit(status)

@@ -25,7 +25,10 @@ def plot_command(
     label: Annotated[
         str | None, typer.Option(help="The class of IMAGE; unless given, the one that it is taken for stands in.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Page to write. [default: report.html in the run folder]")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Page to write. [default: report.html in the run folder, report-NAME.html for IMAGE]"),
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Test split of this data set instead of the run's own.")] = None,
     as_json: JsonOption = False,
 ):
@@ -47,7 +50,8 @@ def plot_command(
     folder = run_folder(run)
     example = None if image is None else _example(saved, dataset, image, label)
     measured, history = evaluated(saved, dataset), read_history(folder)
-    file = out or folder / "report.html"
+    of_image = "" if image is None else f"-{'standard-input' if image == '-' else Path(image).stem}"
+    file = out or folder / f"report{of_image}.html"
     page = run_page(saved, dataset, measured, history, folder.resolve().name, example)
     files.write(file, page.encode("utf-8", "replace"))
     to_console(as_json).print(f"wrote {file}: test accuracy {measured.accuracy:.2%}, loss {measured.loss:.4f}")

@@ -20,7 +20,8 @@ class Printed(Observer):
 
     def __init__(self, console):
         self.console, self.said, self.began, self.line = console, set(), 0, time.monotonic()
-        columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[rate]}"))
+        self.held = ""
+        columns = (TextColumn("{task.description}"), BarColumn(10), TextColumn("{task.fields[rate]}"))
         self.bar = Progress(
             *columns,
             TimeRemainingColumn(compact=True),
@@ -51,7 +52,7 @@ class Printed(Observer):
         )
         self.began = int(progress.state.step)
         if self.began:
-            self.console.print(f"going on after {len(progress.history)} epochs, {self.began:,} updates")
+            self.console.print(f"going on after {_epochs(progress.history)}, {self.began:,} updates")
         total = (experiment.recipe.epochs - len(progress.history)) * experiment.steps - len(progress.losses)
         self.bar.update(self.task, total=max(total, 0))
 
@@ -59,7 +60,9 @@ class Printed(Observer):
         epochs, done = experiment.recipe.epochs, int(progress.state.step) - self.began
         epoch = f"epoch {len(progress.history) + 1}/{epochs}"
         rate = f"{len(progress.losses) / max(progress.seconds, 1e-9):,.3g} steps/s"
-        self.bar.update(self.task, completed=done, rate=rate, description=f"{epoch}  loss {progress.losses.mean():.4f}")
+        self.bar.update(
+            self.task, completed=done, rate=rate, description=f"{epoch}  loss {progress.losses.mean():.4f}{self.held}"
+        )
         if not self.console.is_terminal and time.monotonic() - self.line > MINUTE:
             self._say(f"{epoch}  step {len(progress.losses):,} of {experiment.steps:,}  {rate}")
 
@@ -68,6 +71,7 @@ class Printed(Observer):
         line = f"epoch {metrics['epoch']:3}  loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:6.2%}"
         if experiment.validation:
             line += f"  held out: loss {metrics['validation_loss']:.4f}  {metrics['validation_accuracy']:6.2%}"
+            self.held = f"  held out {metrics['validation_accuracy']:.2%}"
         due = metrics["epoch"] % max(1, epochs // 10) == 0 or time.monotonic() - self.line > MINUTE
         if not self.console.is_terminal and due:
             self._say(line)
@@ -87,7 +91,7 @@ class Printed(Observer):
         best = f" (of the best, epoch {best_epoch(result.history)})" if experiment.validation else ""
         self.console.print(
             Text(f"test accuracy {measured.accuracy:.2%}", style="bold"),
-            f"({len(measured.predictions):,} images) after {len(result.history)} epochs{best}, {last['step']:,} "
+            f"({len(measured.predictions):,} images) after {_epochs(result.history)}{best}, {last['step']:,} "
             f"updates, {result.seconds:.1f} s with compilation",
         )
         recipe = experiment.recipe
@@ -99,3 +103,7 @@ class Printed(Observer):
             )
         files = ", ".join(sorted(file.name for file in folder.iterdir()))
         self.console.print(f"run folder: {folder}  ({files})")
+
+
+def _epochs(history):
+    return f"{len(history)} epoch{'' if len(history) == 1 else 's'}"

@@ -22,6 +22,7 @@ from ..inspect.diagnosis import Diagnosis
 from ..layers.base import Layer
 from ..store.runs import Saved, load_run
 from ..training import Evaluation
+from . import say
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, all else on stderr.")]
 
@@ -51,7 +52,7 @@ def to_json(value: Any) -> str:
 
 def stop(sentence: Any) -> NoReturn:
     """End with status 1: a check failed, or training diverged."""
-    print(f"jaxcnn: {sentence}", file=sys.stderr)
+    say(str(sentence))
     raise typer.Exit(1)
 
 
@@ -65,6 +66,8 @@ def opened(run: Path, source: str | None) -> tuple[Saved, Dataset]:
     """
     saved = opened_run(run)
     dataset = load_dataset(saved.recipe.data if source is None else source, saved.recipe.resize)
+    if source is None:
+        saved.check_images(dataset)
     if dataset.in_shape != saved.image_shape:
         raise InputError(
             f"{dataset.name} has images of shape {dataset.in_shape} but the network of {run} was trained on "
@@ -99,11 +102,14 @@ def show_evaluation(console: Console, measured: Evaluation, dataset: Dataset) ->
     if not wrong.size:
         console.print("no image was misclassified")
         return
+    if dataset.in_shape[2] == 3:  # shades of grey show too little of a photograph
+        console.print(f"{len(wrong):,} of {len(dataset.test_labels):,} misclassified; jaxcnn plot shows them")
+        return
     labels = [f"{names[dataset.test_labels[i]]} taken for {names[measured.predictions[i]]}" for i in wrong]
     width = max(len(plots.as_text(dataset.test_images[:1].mean(axis=-1))[0]), *map(len, labels))
     shown = min(len(wrong), max(1, (console.width + 2) // (width + 2)))
     images = dataset.test_images[wrong[:shown]].mean(axis=-1)
-    console.print(f"{len(wrong)} misclassified" + (f", the first {shown}:" if shown < len(wrong) else ":"))
+    console.print(f"{len(wrong):,} misclassified" + (f", the first {shown}:" if shown < len(wrong) else ":"))
     blocks = ([label, *plots.as_text(image[None])] for label, image in zip(labels[:shown], images, strict=True))
     for lines in zip(*blocks, strict=True):
         console.print("  ".join(line.ljust(width) for line in lines))

@@ -1,6 +1,5 @@
 """`jaxcnn train`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,20 +14,21 @@ from ..store.runs import load_run
 from ..tensorboard import TensorBoard
 from ..zoo.models import MODELS, by_shape
 from ..zoo.presets import PRESETS, find_preset
+from . import say
 from .interrupt import interruptible
 from .printed import Printed
 from .show import JsonOption, measures, starting, stop, to_console, to_json
 
 WHAT, HOW, KEPT = "What is trained", "How", "What is kept and shown"
-WITH_RESUME = ("epochs", "patience", "target_error")  # what a run may be continued with
+WITH_RESUME = ("data", "epochs", "patience", "target_error")  # what a run may be continued with
 
 
 def train_command(
     data: Annotated[
         str | None,
         typer.Option(
-            help='"digits"; a folder with the IDX files of MNIST, the binary files of CIFAR, or train/CLASS/*.png; or '
-            "an .npz file. [default: digits]",
+            help='"digits"; a folder with a folder of PNG or JPEG files for each class, alone or in train and test; '
+            "one with the IDX files of MNIST or the binary files of CIFAR; or an .npz file. [default: digits]",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -172,10 +172,19 @@ def train_command(
     ] = None,
     save_every: Annotated[
         float,
-        typer.Option(help="Minutes after which the model is kept within an epoch, too.", rich_help_panel=KEPT),
+        typer.Option(
+            help="Minutes after which the model is kept within an epoch, too. [default: 5]",
+            rich_help_panel=KEPT,
+            show_default=False,
+        ),
     ] = 5.0,
     keep: Annotated[
-        int, typer.Option(help="How many of the last epochs keep a model file of their own.", rich_help_panel=KEPT)
+        int,
+        typer.Option(
+            help="How many of the last epochs keep a model file of their own. [default: 0]",
+            rich_help_panel=KEPT,
+            show_default=False,
+        ),
     ] = 0,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write event files for TensorBoard.", rich_help_panel=KEPT)
@@ -257,11 +266,11 @@ def _result(recipe, kept: Recorder, printed: Printed, observers: list[Observer],
         stopped = kept.stop()
         printed.bar.stop()
         if stopped is None:
-            print(f"jaxcnn: stopped by {name} before training began; nothing was written", file=sys.stderr)
+            say(f"stopped by {name} before training began; nothing was written")
             return
         epochs, steps = len(stopped.history), int(stopped.state.step)
         reached = f"stopped by {name} after {epochs} epoch{'' if epochs == 1 else 's'}, {steps:,} updates"
-        print(f"jaxcnn: {reached}; go on with: jaxcnn train --resume {kept.folder}", file=sys.stderr, flush=True)
+        say(f"{reached}; go on with: jaxcnn train --resume {kept.folder}")
         if as_json:
             print(to_json({"run": str(kept.folder), "stopped": name, "epochs": epochs, "steps": steps}), flush=True)
         kept.draw()

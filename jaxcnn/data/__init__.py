@@ -100,6 +100,8 @@ def _reader(source) -> Any:
             return load_images
         looks = f", a folder with {_number(len(entries) - len(files), 'folder')} and {_number(len(files), 'file')}"
         looks += f", such as {shown(entries[0].name)[1:-1]}," if entries else ","
+    elif source:
+        looks = ", which does not exist,"
     raise InputError(f"data is {str(source)!r}{looks} but must be {READ}")
 
 

@@ -135,7 +135,8 @@ def _entries(folder):
 
 def _folders(folder) -> list[str]:
     """The names of the folders in `folder`, sorted; none where it is no folder."""
-    return [entry.name for entry in _entries(folder) if entry.is_dir()] if folder.is_dir() else []
+    entries = _entries(folder) if folder.is_dir() else []
+    return [entry.name for entry in entries if entry.is_dir() and entry.name != "__MACOSX"]  # of macOS's zip files
 
 
 def _is_image(entry) -> bool:

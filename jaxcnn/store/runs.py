@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import files
-from ..data import Normalization
+from ..data import Dataset, Normalization
 from ..errors import InputError, reason
 from ..files import AnyPath
 from ..inspect import plots
@@ -115,6 +115,18 @@ class Saved:
         """Of the data set, before padding."""
         height, width, channels = self.checkpoint.in_shape
         return height - 2 * self.normalization.padding, width - 2 * self.normalization.padding, channels
+
+    def check_images(self, dataset: Dataset) -> None:
+        """Refuse a data set that is no more what the run was trained on: its test images may have been trained on.
+
+        Raises:
+            InputError: it has other images.
+        """
+        if self.checkpoint.info.get("images", dataset.fingerprint) != dataset.fingerprint:
+            raise InputError(
+                f"data is {self.recipe.data!r}, whose images are not those that this run was trained on, so that some "
+                "may have moved between training and test; they must be the same"
+            )
 
 
 def load_run(run: AnyPath) -> Saved:

@@ -51,10 +51,10 @@ def test_the_class_of_an_image_is_the_one_given_else_the_one_that_it_is_taken_fo
     write_run()
     write_image("one.png", rng.random((20, 20, 3)))
     assert run("plot", "r", "one.png") == 0
-    taken = re.search(r"one.png: taken for (\d) with probability", page := written())[1]
+    taken = re.search(r"one.png: taken for (\d) with probability", page := written("r/report-one.html"))[1]
     assert f"Its class is not known; the sensitivities are those of the loss for {taken};" in page
     assert run("plot", "r", "one.png", "--label", 7) == 0
-    assert "Its class is 7, and the sensitivities are those of the loss for it;" in written()
+    assert "Its class is 7, and the sensitivities are those of the loss for it;" in written("r/report-one.html")
 
 
 @pytest.mark.parametrize(

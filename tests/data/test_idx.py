@@ -117,7 +117,7 @@ def test_a_missing_file_or_folder_is_named(folder):
     (folder / "t10k-images-idx3-ubyte").unlink()
     with pytest.raises(InputError, match="t10k-images-idx3-ubyte: is missing, with and without .gz"):
         data.load_dataset(str(folder))
-    with pytest.raises(InputError, match="data is 'nowhere' but must be \"digits\" or a folder"):
+    with pytest.raises(InputError, match="data is 'nowhere', which does not exist, but must be \"digits\" or a folder"):
         data.load_dataset("nowhere")
 
 
@@ -133,7 +133,7 @@ def test_a_folder_may_be_a_string_or_a_path(folder):
     for dataset in (data.load_idx(str(folder)), data.load_dataset(folder)):
         assert dataset.name == folder.name
         assert dataset.train_images.shape == (30, 5, 4, 1)
-    with pytest.raises(InputError, match="data is 'nowhere' but must be"):
+    with pytest.raises(InputError, match="data is 'nowhere', which does not exist, but must be"):
         data.load_dataset(Path("nowhere"))
 
 

@@ -70,7 +70,8 @@ def test_a_file_of_another_kind_is_described_and_what_is_not_there_is_not(tmp_pa
     with pytest.raises(InputError, match='a.zip\', a file, but must be "digits" or a folder'):
         load_dataset(tmp_path / "a.zip")
     for source in ("", "nowhere", tmp_path / "none.npz"):
-        with pytest.raises(InputError, match=f"data is '{source}' but must be"):
+        there = ", which does not exist," if source else ""
+        with pytest.raises(InputError, match=f"data is '{source}'{there} but must be"):
             load_dataset(source)
 
 
