@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 RESULT = Path(__file__).parent / "results" / "streaming.json"
 COUNT, BATCH, ROUNDS, WORKERS = 20_000, 128, 3, 2
@@ -73,58 +72,11 @@ def grain_alone(folder):
     return order.size / (time.perf_counter() - started)
 
 
-class Files:
-    """PyTorch's data set of the same images; Pillow decodes them, as for us."""
-
-    def __init__(self, paths, labels):
-        self.paths, self.labels = paths, labels
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, i):
-        import numpy as np
-        import PIL.Image
-        import torch
-
-        with PIL.Image.open(self.paths[i]) as image:
-            return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy()), int(self.labels[i])
-
-
 def torchs(folder, trained, in_memory=False):
     """Images per second of an epoch in PyTorch."""
-    import numpy as np
-    import torch
+    from .peers import torch_loader
 
-    from jaxcnn.zoo.models import find_model
-
-    from .peers import torch_peer
-
-    paths, labels = listed(folder)
-    files: Any = Files(paths, labels)
-    loader: Any = torch.utils.data.DataLoader(files, BATCH, shuffle=True, num_workers=WORKERS, drop_last=True)
-    module: Any = torch_peer.module(find_model("vgg32").build(10), (32, 32, 3))
-    network = module.to(memory_format=torch.channels_last)
-    optimizer, loss = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9), torch.nn.CrossEntropyLoss()
-
-    def step(images, labels):
-        x = ((images.float() / 255 - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
-        if trained:
-            optimizer.zero_grad()
-            loss(network(x), labels).backward()
-            optimizer.step()
-
-    if in_memory:
-        read = [files[i] for i in range(COUNT)]
-        images, right = torch.stack([image for image, _ in read]), torch.tensor([label for _, label in read])
-        order = torch.randperm(COUNT)[: len(loader) * BATCH].reshape(-1, BATCH)
-        loader = [(images[chosen], right[chosen]) for chosen in order]
-    for _ in range(5):
-        step(torch.from_numpy(np.zeros((BATCH, 3, 32, 32), np.uint8)), torch.zeros(BATCH, dtype=torch.long))
-    started = time.perf_counter()
-    for batch in loader:
-        step(*batch)
-    return len(loader) * BATCH / (time.perf_counter() - started)
+    return torch_loader.rate(*listed(folder), BATCH, WORKERS, trained, in_memory)
 
 
 def measure(way, folder):
