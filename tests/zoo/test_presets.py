@@ -31,3 +31,17 @@ def test_targets_are_those_of_the_last_layer():
 def test_an_unknown_preset_is_refused():
     with pytest.raises(InputError, match="preset is 'x' but must be one of"):
         find_preset("x")
+
+
+def test_the_schedule_stretches_over_the_epochs_after_the_warm_up():
+    """Ten updates in an epoch; the learning rates at some of the updates made before."""
+    for changes, expected in (
+        ({"schedule": "constant"}, {0: 0.5, 59: 0.5}),
+        ({"schedule": "step"}, {0: 0.5, 19: 0.5, 20: 0.05, 39: 0.05, 40: 0.005, 59: 0.005}),
+        ({"schedule": "cosine"}, {0: 0.5, 30: 0.25, 60: 0.0}),
+        ({"schedule": "step", "warmup": 3}, {0: 0.5 / 30, 14: 0.25, 29: 0.5, 39: 0.5, 40: 0.05, 50: 0.005}),
+        ({"schedule": "cosine", "warmup": 2}, {9: 0.25, 20: 0.5, 40: 0.25, 60: 0.0}),
+    ):
+        schedule = make_optimizer(Recipe(epochs=6, learning_rate=0.5, **changes), 10).learning_rate
+        found = {step: float(schedule(step)) for step in expected}
+        assert found == pytest.approx(expected, abs=1e-7), changes
