@@ -200,6 +200,24 @@ def test_a_full_disk_names_the_file(capsys, monkeypatch, few_digits):
     assert list(Path("r").iterdir()) == []
 
 
+def test_a_disk_that_is_full_later_says_how_to_go_on(capsys, monkeypatch, few_digits):
+    fsync, calls = os.fsync, []
+
+    def full_at_last(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 8:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(experiment, "load_dataset", lambda source, resize: few_digits)
+    monkeypatch.setattr(os, "fsync", full_at_last)
+    assert run("train", "--epochs", 9, "--out", "r", "--quiet") == 2
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"jaxcnn: r/\S+: No space left on device; what was kept .* go on with: .* --resume r\n", err)
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert run("train", "--resume", "r", "--quiet") == 0
+
+
 def test_the_progress_fits_80_columns_from_the_first_second(few_digits):
     terminal = io.StringIO()
     printed = Printed(Console(file=terminal, width=80, force_terminal=True, force_jupyter=False))
