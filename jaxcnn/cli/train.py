@@ -284,8 +284,8 @@ def _result(recipe, kept: Recorder, printed: Printed, observers: list[Observer],
         if kept.kept is None or error.filename is None:
             raise
         raise InputError(
-            f"{error.filename}: {error.strerror}; what was kept before is whole: mend it, then go on with: jaxcnn train "
-            f"--resume {kept.folder}"
+            f"{error.filename}: {error.strerror}; what was kept before is whole: mend it, then go on with: "
+            f"jaxcnn train --resume {kept.folder}"
         ) from None
     except NonFiniteLoss as diverged:
         stop(f"{diverged}; they are in {kept.folder / 'model.safetensors'}")
