@@ -25,7 +25,7 @@ from .progress import Progress
 from .recipe import Recipe
 from .recovery import NonFiniteLoss
 from .sgd import SGD, Averaged, Clipped, Constant, Cosine, Optax, Optimizer, Step, WarmUp
-from .store.runs import load_unfinished
+from .store.runs import load_run, load_unfinished
 from .training import Evaluation, TrainState, evaluate, init_state
 from .zoo.models import MODELS, by_shape, find_model
 from .zoo.presets import PRESETS
@@ -121,6 +121,9 @@ class Observer:
     def on_end(self, result: Result) -> None:
         """Training is over and the test images were measured."""
 
+    def on_close(self) -> None:
+        """The run is over, however it ended; nothing else follows."""
+
 
 class WrongGradient(ArithmeticError):
     """The gradient of the very network that was to be trained is wrong; nothing was trained."""
@@ -144,10 +147,18 @@ def run(recipe: Recipe, *observers: Observer, resume: AnyPath | None = None) -> 
     >>> result.experiment.recipe.model, result.parameters, len(result.history), result.measured.accuracy > 0.5
     ('digits', 53002, 2, True)
     """
-    started = time.perf_counter()
     tell = Told(observers)
+    try:
+        return _run(recipe, tell, resume)
+    finally:
+        tell("on_close")
+
+
+def _run(recipe, tell, resume) -> Result:
+    started = time.perf_counter()
     tell("on_stage", "reading the data")
-    experiment = prepare(recipe)
+    last = None if resume is None else Path(resume) / "model.safetensors"
+    experiment = prepare(recipe, None if last is None else load_run(last).normalization)
     recipe, network, loss = experiment.recipe, experiment.network, experiment.loss
     dtype = jnp.dtype(recipe.dtype)
     with precision(recipe.dtype):
@@ -237,18 +248,22 @@ def _resumed(folder, experiment, state) -> Progress:
     """Where the run in `folder` stopped, refused where its images were others."""
     saved, progress = load_unfinished(folder, state)
     saved.check_images(experiment.dataset)
-    if saved.normalization != experiment.normalization or saved.classes != experiment.dataset.classes:
+    if saved.classes != experiment.dataset.classes:
         raise InputError(
-            f"data is {experiment.recipe.data!r}, whose images are not those that {str(folder)!r} was trained on"
+            f"data is {experiment.recipe.data!r}, whose classes are not those that {str(folder)!r} was trained on"
         )
-    done, epochs = len(progress.history), experiment.recipe.epochs
+    done, epochs = len(progress.history) + bool(len(progress.losses)), experiment.recipe.epochs
     if epochs < done:
-        raise InputError(f"epochs is {epochs} but must be at least {done}: so many {str(folder)!r} has already")
+        raise InputError(f"epochs is {epochs} but must be at least {done}: so many {str(folder)!r} has begun")
     return progress
 
 
-def prepare(recipe: Recipe) -> Experiment:
+def prepare(recipe: Recipe, normalization: Normalization | None = None) -> Experiment:
     """Load the data, fill in what the recipe leaves open and build the network.
+
+    Args:
+        recipe: of the experiment.
+        normalization: that of a run that goes on; unless given, that of the training images, as the recipe says.
 
     Raises:
         InputError: the recipe does not fit the data.
@@ -267,9 +282,9 @@ def prepare(recipe: Recipe) -> Experiment:
     most = (2**31 - 1) // (count // recipe.batch_size)
     if recipe.epochs > most:
         raise InputError(f"epochs is {recipe.epochs} but must be at most {most}: updates are counted in int32")
-    normalization = Normalization(0.0, 1.0, recipe.padding)
-    if recipe.normalize:
-        normalization = Normalization.of(images, recipe.padding)
+    if normalization is None:
+        plain = Normalization(0.0, 1.0, recipe.padding)
+        normalization = Normalization.of(images, recipe.padding) if recipe.normalize else plain
     images = normalization(images)
     if validation is not None:
         validation = normalization(validation[0]), validation[1]

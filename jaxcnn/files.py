@@ -53,9 +53,12 @@ def lock(folder: AnyPath) -> None:
         raise InputError(f"run is {str(folder)!r} but must be a folder ({error.strerror})") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(descriptor)
         raise InputError(f"run is {str(folder)!r}, in which another process trains; that must end before") from None
+    except OSError:  # of a file system without such locks
+        os.close(descriptor)
+        return
     _locks[path] = descriptor
 
 

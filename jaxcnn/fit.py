@@ -111,7 +111,11 @@ def fit(
     probe = tuple(part[:batch_size] for part in data)
     if validation is not None:
         probe = _pair(network, state.params, validation)
-    progress = Progress(state) if resume is None else _resumed(resume, state)
+    progress = (
+        Progress(state)
+        if resume is None
+        else _resumed(resume, state, validation is not None, len(images) // batch_size)
+    )
     make = _streamed_steps if isinstance(images, Streamed) else _steps
     steps = make((network, loss, optimizer, augment), *data, int(batch_size), progress.state.key)
     count, earlier = 1, progress
@@ -199,13 +203,18 @@ def _later(progress, state, losses, correct):
     return replace(progress, state=state, losses=losses, correct=correct)
 
 
-def _resumed(resume, state):
+def _resumed(resume, state, validated, steps):
     """The progress to go on from, refused unless its state is one of this network and optimizer."""
     if not isinstance(resume, Progress):
         raise InputError(f"fit: resume is of type {type(resume).__name__} but must be a Progress of an earlier fit")
     shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree) for tree in (resume.state, state)]
     if shapes[0] != shapes[1]:
         raise InputError("fit: resume is of another network or optimizer but must be of the same as state")
+    known = {("validation_loss" in epoch) for epoch in resume.history}
+    if known - {validated} or len(resume.losses) > steps:
+        raise InputError(
+            "fit: resume is of a fit with other images or batches but must be of one with the same arguments"
+        )
     return resume
 
 

@@ -44,10 +44,12 @@ class Recorder(Observer):
         if keep < 0:
             raise InputError(f"keep is {keep} but must be at least 0")
         self.out, self.resumed = None if out is None else Path(out), None if resume is None else Path(resume)
+        self.locked: Path | None = None
         if resume is None:
             check_out(self.out)
         else:
             files.lock(resume)
+            self.locked = self.resumed
         self.save_every, self.keep = save_every, keep
         self.run: Run | None = None
         self.progress: Progress | None = None
@@ -67,21 +69,29 @@ class Recorder(Observer):
         return self.run
 
     def on_checked(self, experiment, gradient_check, progress):
+        with self.writing:
+            self._begin(experiment, progress)
+
+    def _begin(self, experiment, progress):
         facts = experiment.network, experiment.in_shape, experiment.config
         if self.resumed is None:
             run = Run.create(self.out, experiment.dataset.name, *facts)
         else:
+            log = self.resumed / "metrics.jsonl"
+            if not int(progress.state.step) and log.is_file() and log.stat().st_size:
+                raise InputError(f"resume is {str(self.resumed)!r} for the recorder but must be given to run, too")
             run = Run.reopen(self.resumed, *facts)
         versions = f"jaxcnn train --config THIS_FILE repeats the run; it was made with jax {jax.__version__}"
         if self.resumed is not None:
             versions += (
                 "\nit was resumed: if that changed its epochs, this repeats it with the last number from the start"
             )
+        files.lock(run.folder)
+        self.locked = run.folder
         experiment.recipe.write(run.folder / "recipe.toml", versions)
         run.keep(progress)
         run.log(progress.history)
         self.run, self.progress, self.kept, self.saved = run, progress, progress, time.monotonic()
-        files.lock(run.folder)
 
     def on_steps(self, experiment, progress):
         with self.writing:
@@ -103,7 +113,6 @@ class Recorder(Observer):
     def on_divergence(self, experiment, diverged):
         with self.writing:
             self._open.keep(diverged.progress)
-        files.unlock(self.folder)
 
     def on_interrupt(self):
         self.stop()
@@ -131,9 +140,13 @@ class Recorder(Observer):
         self.saved = time.monotonic()
 
     def on_end(self, result):
-        self._open.draw(result.history, result.params)
-        files.write(self.folder / "flow.png", _flow_of_one(result, self.folder.name))
-        files.unlock(self.folder)
+        with self.writing:
+            self._open.draw(result.history, result.params)
+            files.write(self.folder / "flow.png", _flow_of_one(result, self.folder.name))
+
+    def on_close(self):
+        if self.locked is not None:
+            files.unlock(self.locked)
 
 
 def _flow_of_one(result, name):

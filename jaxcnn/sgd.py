@@ -269,8 +269,10 @@ class Clipped:
 
     def update(self, grads, state, params):
         """`(params, state)` after one update; a gradient with a NaN makes all parameters NaN."""
-        squares = [jnp.square(g.astype(jnp.promote_types(g.dtype, jnp.float32))).sum() for g in jax.tree.leaves(grads)]
-        norm = jnp.sqrt(sum(squares))
+        leaves = [g.astype(jnp.promote_types(g.dtype, jnp.float32)) for g in jax.tree.leaves(grads)]
+        largest = jnp.stack([jnp.abs(g).max(initial=0) for g in leaves]).max()
+        scale = jnp.where(largest > 0, largest, 1)  # the square of a large entry is infinite
+        norm = scale * jnp.sqrt(sum(jnp.square(g / scale).sum() for g in leaves))
         factor = self.limit / jnp.maximum(norm, self.limit)
         return self.optimizer.update(jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), state, params)  # (4)
 

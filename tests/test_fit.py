@@ -9,7 +9,19 @@ import numpy as np
 import pytest
 from corners import LOSS, NETWORK, OPTIMIZER, same, start
 
-from jaxcnn import SGD, Dense, Flatten, InputError, Progress, Sequential, best_epoch, evaluate, fit, init_state
+from jaxcnn import (
+    SGD,
+    Averaged,
+    Dense,
+    Flatten,
+    InputError,
+    Progress,
+    Sequential,
+    best_epoch,
+    evaluate,
+    fit,
+    init_state,
+)
 
 fitting = importlib.import_module("jaxcnn.fit")  # the module; the package exports the function by this name
 
@@ -202,3 +214,28 @@ def test_what_cannot_be_resumed_or_waited_for_gets_one_sentence(images):
         with pytest.raises(InputError) as error:
             fit(NETWORK, LOSS, OPTIMIZER, start(), *images, **arguments, **more)
         assert str(error.value) == message
+
+
+def test_the_average_is_what_is_measured_and_what_is_best(images):
+    optimizer, told = Averaged(SGD(0.1), 0.9), []
+    fit(
+        NETWORK, LOSS, optimizer, start(optimizer=optimizer), *images, batch_size=8, epochs=2, validation=images,
+        on_epoch=told.append,
+    )  # fmt: skip
+    for progress in told:
+        average, weights = (
+            evaluate(NETWORK, LOSS, params, *images).loss for params in (progress.state.averaged, progress.state.params)
+        )
+        assert progress.history[-1]["validation_loss"] == average != weights
+    best = told[best_epoch(told[-1].history) - 1]
+    jax.tree.map(np.testing.assert_array_equal, told[-1].best, best.state.averaged)
+
+
+def test_a_fit_does_not_go_on_with_other_images_or_batches(images):
+    told = []
+    fit(NETWORK, LOSS, OPTIMIZER, start(), *images, batch_size=8, epochs=1, on_steps=told.append, on_epoch=told.append)
+    for progress, changes in ((told[-1], {"validation": images}), (told[-2], {"batch_size": 16})):
+        with pytest.raises(InputError, match="fit: resume is of a fit with other images or batches"):
+            fit(
+                NETWORK, LOSS, OPTIMIZER, start(), *images, **{"batch_size": 8, "epochs": 2, **changes}, resume=progress
+            )

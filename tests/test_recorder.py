@@ -4,17 +4,19 @@ import dataclasses
 import errno
 import json
 import os
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from jaxcnn import Dense, Flatten, InputError, Sequential, experiment, files
+from jaxcnn import SGD, Dense, Flatten, InputError, Sequential, experiment, files, init_state
 from jaxcnn.experiment import Observer, run
 from jaxcnn.recipe import Recipe
 from jaxcnn.recorder import Recorder
-from jaxcnn.store.runs import load_run
+from jaxcnn.store.checkpoint import save_checkpoint
+from jaxcnn.store.runs import load_run, load_unfinished
 from jaxcnn.tensorboard import TensorBoard
 
 SMALL = Recipe(model=Sequential((Flatten(), Dense(10))), epochs=4, batch_size=16, validation=0.2, schedule="constant")
@@ -80,7 +82,7 @@ def test_a_run_does_not_go_on_with_other_images_or_layers(tmp_path, monkeypatch,
         run(SMALL.changed(momentum=0.0), resume=tmp_path / "r")
     other = few_digits.train_images[::-1]
     object.__setattr__(few_digits, "train_images", other * np.float32(0.5))
-    with pytest.raises(InputError, match="data is 'digits', whose images are not those that '.*r' was trained on"):
+    with pytest.raises(InputError, match="data is 'digits', whose images are not those that this run was trained on"):
         run(SMALL.changed(epochs=9), resume=tmp_path / "r")
 
 
@@ -219,7 +221,7 @@ def test_images_that_have_moved_between_training_and_test_are_not_measured(tmp_p
 
 def test_fewer_epochs_than_a_run_has_are_refused(tmp_path):
     run(SMALL, Recorder(tmp_path / "r"))
-    with pytest.raises(InputError, match="epochs is 3 but must be at least 4: so many '.*r' has already"):
+    with pytest.raises(InputError, match="epochs is 3 but must be at least 4: so many '.*r' has begun"):
         run(SMALL.changed(epochs=3), Recorder(resume=tmp_path / "r"), resume=tmp_path / "r")
     assert Recipe.read(tmp_path / "r" / "recipe.toml").epochs == 4
 
@@ -234,3 +236,56 @@ def test_a_folder_in_which_another_process_trains_is_refused(tmp_path):
     os.close(other)
     run(SMALL, Recorder(resume=tmp_path / "r"), resume=tmp_path / "r")
     assert (tmp_path / "r").resolve() not in files._locks
+
+
+def test_the_best_epoch_is_known_again_where_a_run_goes_on(tmp_path):
+    """With a recipe whose best epoch is long before the one after which it stops."""
+    recipe = SMALL.changed(epochs=12, learning_rate=0.5)
+    whole = run(recipe)
+    best = max(range(12), key=lambda i: (whole.history[i]["validation_accuracy"], -whole.history[i]["validation_loss"]))
+    assert best < 10
+    with pytest.raises(RuntimeError):
+        run(recipe, Recorder(tmp_path / "r"), Fails(11))
+    again = run(recipe, Recorder(resume=tmp_path / "r"), resume=tmp_path / "r")
+    jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
+    assert not np.array_equal(again.params["dense1"]["weight"], again.state.params["dense1"]["weight"])
+
+
+def test_a_run_that_ended_anyhow_lets_its_folder_go(tmp_path):
+    for error in (RuntimeError, KeyboardInterrupt):
+        folder = tmp_path / error.__name__
+        with pytest.raises(error):
+            run(SMALL, Recorder(folder), Fails(1, error))
+        assert folder.resolve() not in files._locks
+
+
+def test_a_file_system_without_locks_is_no_other_process(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(descriptor, how):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    run(SMALL, Recorder(tmp_path / "r"))
+
+
+def test_a_recorder_alone_does_not_begin_a_run_anew_in_its_folder(tmp_path):
+    run(SMALL, Recorder(tmp_path / "r"))
+    kept = epochs(tmp_path / "r")
+    with pytest.raises(InputError, match="resume is '.*r' for the recorder but must be given to run, too"):
+        run(SMALL, Recorder(resume=tmp_path / "r"))
+    assert epochs(tmp_path / "r") == kept
+
+
+def test_a_run_of_the_first_format_is_not_gone_on_with(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes((Path(__file__).parent / "store/format-1.safetensors").read_bytes())
+    (tmp_path / "metrics.jsonl").write_text("kept\n")
+    like = init_state(load_run(tmp_path).checkpoint.network, SGD(0.1, momentum=0.9), jax.random.key(0), (8, 8, 1))
+    state = load_unfinished(tmp_path, like)[1].state  # after one step, within no epoch
+    assert int(state.epoch) == 0
+    save_checkpoint(
+        tmp_path / "model.safetensors", load_run(tmp_path).checkpoint.network, (8, 8, 1),
+        dataclasses.replace(state, epoch=state.epoch + 3), load_run(tmp_path).checkpoint.info,
+    )  # fmt: skip
+    with pytest.raises(InputError, match="was written by an older jaxcnn, which did not keep what going on needs"):
+        load_unfinished(tmp_path, like)

@@ -234,3 +234,9 @@ def test_bad_wrappers_get_one_sentence():
         with pytest.raises(InputError) as error:
             make()
         assert str(error.value).startswith(message)
+
+
+def test_a_gradient_whose_square_is_infinite_is_clipped_too():
+    optimizer, params = Clipped(SGD(1.0), 1.0), {"w": jnp.zeros(2)}
+    params, _ = optimizer.update({"w": jnp.array([3e20, 4e20])}, optimizer.init(params), params)
+    assert_close(params, {"w": jnp.array([-0.6, -0.8])})

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM while a program of XLA runs or is compiled, which lets no signal through before it ends."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -41,8 +42,12 @@ def interruptible(work: Callable[[], T], on_signal: Callable[[str], None]) -> T:
         while thread.is_alive():
             thread.join(1)
     except Interrupted as stopped:
-        on_signal(signal.Signals(stopped.number).name)
-        os._exit(128 + stopped.number)  # the work cannot be ended otherwise
+        try:
+            on_signal(signal.Signals(stopped.number).name)
+        finally:
+            for process in multiprocessing.active_children():  # those that decode images
+                process.kill()
+            os._exit(128 + stopped.number)  # the work cannot be ended otherwise
     finally:
         for number, handler in zip(listened, before, strict=True):
             signal.signal(number, handler)

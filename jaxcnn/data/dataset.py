@@ -45,10 +45,13 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """What tells these images from others: how many, and a checksum of all labels and of a few test images."""
-        some = self.test_images[np.unique(np.linspace(0, len(self.test_images) - 1, 16, dtype=int))]
+        """What tells these images from others: how many, and a checksum of all labels and of a few images."""
+        some = [
+            images[np.unique(np.linspace(0, len(images) - 1, 16, dtype=int))]
+            for images in (self.train_images, self.test_images)
+        ]
         check = 0
-        for part in (self.train_labels, self.test_labels, some):
+        for part in (self.train_labels, self.test_labels, *some):
             check = zlib.crc32(np.ascontiguousarray(part).tobytes(), check)
         return f"{len(self.train_labels)} {len(self.test_labels)} {check:08x}"
 
@@ -78,7 +81,7 @@ class Normalization:
         Of `Streamed` images those of at most 10,000, evenly apart.
         """
         if isinstance(images, Streamed):
-            images = images[np.unique(np.linspace(0, len(images) - 1, 10_000, dtype=int))]
+            return _of_streamed(images, padding)
         images = _padded(images, padding)
         return cls(float(images.mean(dtype=np.float64)), float(images.std(dtype=np.float64)) or 1.0, padding)
 
@@ -100,6 +103,19 @@ def mirrored(images: Any, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(images, Streamed):
         raise InputError("mirror is True but the images do not fit in memory; it must be False, or --augment flip used")
     return np.concatenate([images, images[:, :, ::-1]]), np.concatenate([labels, labels])
+
+
+def _of_streamed(images, padding):
+    """`Normalization.of` some of the images, of which a few at a time are in memory."""
+    chosen = np.unique(np.linspace(0, len(images) - 1, 10_000, dtype=int))
+    count, total, squares = 0, 0.0, 0.0
+    for start in range(0, len(chosen), 64):
+        part = _padded(images[chosen[start : start + 64]], padding)
+        for image in part:
+            wide = image.astype(np.float64)
+            count, total, squares = count + wide.size, total + wide.sum(), squares + np.square(wide).sum()
+    mean = total / count
+    return Normalization(float(mean), float(np.sqrt(max(squares / count - mean**2, 0.0))) or 1.0, padding)
 
 
 def check_lengths(name, split: str, images, labels) -> None:

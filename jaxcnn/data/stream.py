@@ -1,6 +1,7 @@
 """Images that do not fit in memory: decoded from their files when they are asked for, batches of them by Grain."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -88,6 +89,8 @@ class Streamed:
     def batches(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """The images of each row of indices (steps, batch size), in this order, decoded ahead by worker processes.
 
+        They import the script that was started, so that what it does must stand below `if __name__ == "__main__":`.
+
         Raises:
             InputError: Grain is not installed, or a file is no image.
         """
@@ -100,10 +103,15 @@ class Streamed:
             len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8, len(rows)
         )
         options = _grain().MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=AHEAD)
-        for batch in ahead.mp_prefetch(options):
+        for batch in ahead.mp_prefetch(options, _begin):
             if isinstance(batch, str):
                 raise InputError(batch)
             yield self._changed(batch)
+
+
+def _begin(worker, workers):
+    """In a worker process: Ctrl-C is for the one that trains, which ends this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Rows:

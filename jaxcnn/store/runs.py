@@ -164,6 +164,11 @@ def load_unfinished(folder: AnyPath, like: TrainState) -> tuple[Saved, Progress]
     """
     last, best = (Path(folder) / f"{name}.safetensors" for name in ("model", "best"))
     progress = load_progress(last, like)
+    if int(progress.state.epoch) and not progress.history and not len(progress.losses):
+        raise InputError(
+            f"{last}: was written by an older jaxcnn, which did not keep what going on needs; it must be repeated "
+            "by its recipe.toml"
+        )
     if any("validation_loss" in epoch for epoch in progress.history):
         params = jax.tree.map(jnp.asarray, load_checkpoint(best).params)
         progress = replace(progress, best=params)

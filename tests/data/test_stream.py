@@ -28,7 +28,8 @@ def test_it_is_like_an_array(files):
     for some in (streamed, images):
         np.testing.assert_array_equal(taken(some, np.array([9, 2]))[:], images[[9, 2]])
     normalization = Normalization.of(streamed, padding=1)
-    assert normalization == Normalization.of(images, padding=1)
+    whole = Normalization.of(images, padding=1)
+    assert vars(normalization) == pytest.approx(vars(whole), rel=1e-12)  # sums of 3,200 numbers in another order
     assert normalization(streamed).shape == (50, 8, 8, 1)
     np.testing.assert_array_equal(normalization(streamed)[4:6], normalization(images)[4:6])
     colour = Streamed(paths, (3, 4, 3), resize=True)
