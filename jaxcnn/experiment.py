@@ -21,7 +21,7 @@ from .inspect.summary import summary
 from .layers.activation import ScaledTanh, Tanh
 from .layers.base import Layer, Params, Shape
 from .losses import Loss, SoftmaxCrossEntropy, SquaredError
-from .progress import Progress
+from .progress import Progress, StoppingRules
 from .recipe import Recipe
 from .recovery import NonFiniteLoss
 from .sgd import SGD, Averaged, Clipped, Constant, Cosine, Optax, Optimizer, Step, WarmUp
@@ -255,6 +255,13 @@ def _resumed(folder, experiment, state) -> Progress:
     done, epochs = len(progress.history) + bool(len(progress.losses)), experiment.recipe.epochs
     if epochs < done:
         raise InputError(f"epochs is {epochs} but must be at least {done}: so many {str(folder)!r} has begun")
+    recipe = experiment.recipe
+    rules = StoppingRules(epochs, recipe.target_error, recipe.patience)
+    if epochs > saved.recipe.epochs and rules.hold(progress.history):
+        raise InputError(
+            f"epochs is {epochs} but {str(folder)!r} ended after {done}, by target_error {recipe.target_error} or "
+            f"patience {recipe.patience}; one of these must be given, too, so that it does not hold"
+        )
     return progress
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxcnn import Dense, Flatten, InputError, NonFiniteLoss, ReLU, Sequential, experiment
-from jaxcnn.data import load_digits
-from jaxcnn.experiment import Observer, WrongGradient, prepare, run
+from jaxcnn.data import Normalization, held_out, load_digits
+from jaxcnn.experiment import Observer, WrongGradient, make_augmentation, prepare, run
 from jaxcnn.recipe import Recipe
 from jaxcnn.recorder import Recorder
 from jaxcnn.store.runs import Run, check_out, load_run
@@ -139,3 +139,26 @@ def test_mirrored_images_count_as_training_images():
     assert len(prepare(SMALL.changed(mirror=True, batch_size=192)).train_images) == 192
     with pytest.raises(InputError, match="batch_size is 193 but must be at most 192, the number of training images"):
         prepare(SMALL.changed(mirror=True, batch_size=193))
+
+
+def test_the_images_held_out_are_drawn_by_the_seed_and_seen_by_nothing_else(few_digits):
+    one, two = (prepare(SMALL.changed(validation=0.25, seed=seed, batch_size=8)) for seed in (0, 1))
+    assert not np.array_equal(one.validation[0], two.validation[0])
+    for made in (one, two):
+        kept, held = held_out(few_digits.train_labels, 0.25, made.recipe.seed)
+        assert made.normalization == Normalization.of(few_digits.train_images[kept])
+        np.testing.assert_array_equal(made.train_images, made.normalization(few_digits.train_images[kept]))
+        np.testing.assert_array_equal(made.validation[0], made.normalization(few_digits.train_images[held]))
+        np.testing.assert_array_equal(made.validation[1], few_digits.train_labels[held])
+
+
+def test_where_an_image_is_moved_its_background_comes_in():
+    made = prepare(SMALL.changed(augment=("crop:1",)))
+    (background,) = made.normalization(np.zeros(1, np.float32))
+    assert make_augmentation(made).fill == pytest.approx(float(background), rel=1e-6)
+    assert make_augmentation(prepare(SMALL)) is None
+
+
+def test_the_data_are_found_again_from_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert prepare(SMALL.changed(data="photos")).recipe.data == str(tmp_path / "photos")

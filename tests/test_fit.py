@@ -22,6 +22,7 @@ from jaxcnn import (
     fit,
     init_state,
 )
+from jaxcnn.progress import StoppingRules
 
 fitting = importlib.import_module("jaxcnn.fit")  # the module; the package exports the function by this name
 
@@ -239,3 +240,10 @@ def test_a_fit_does_not_go_on_with_other_images_or_batches(images):
             fit(
                 NETWORK, LOSS, OPTIMIZER, start(), *images, **{"batch_size": 8, "epochs": 2, **changes}, resume=progress
             )
+
+
+def test_a_rule_holds_at_its_value_and_of_equals_the_least_loss_is_best():
+    assert StoppingRules(9, target_error=0.5).hold([{"loss": 0.5}])
+    assert not StoppingRules(9, target_error=0.5).hold([{"loss": 0.5000001}])
+    epochs = [{"validation_accuracy": 0.5, "validation_loss": loss} for loss in (0.4, 0.2, 0.3, 0.2)]
+    assert best_epoch(epochs) == 2

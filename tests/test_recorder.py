@@ -16,7 +16,7 @@ from jaxcnn.experiment import Observer, run
 from jaxcnn.recipe import Recipe
 from jaxcnn.recorder import Recorder
 from jaxcnn.store.checkpoint import save_checkpoint
-from jaxcnn.store.runs import load_run, load_unfinished
+from jaxcnn.store.runs import Run, load_run, load_unfinished
 from jaxcnn.tensorboard import TensorBoard
 
 SMALL = Recipe(model=Sequential((Flatten(), Dense(10))), epochs=4, batch_size=16, validation=0.2, schedule="constant")
@@ -289,3 +289,34 @@ def test_a_run_of_the_first_format_is_not_gone_on_with(tmp_path):
     )  # fmt: skip
     with pytest.raises(InputError, match="was written by an older jaxcnn, which did not keep what going on needs"):
         load_unfinished(tmp_path, like)
+
+
+def test_a_run_killed_between_its_two_files_goes_on_from_the_later(tmp_path, monkeypatch):
+    """Were it the earlier, other epochs would have another schedule, and the best parameters be those of no epoch."""
+    recipe, keep = SMALL.changed(epochs=6, schedule="cosine"), Run.keep
+
+    def killed(self, progress, name="model.safetensors"):
+        if name == "model.safetensors" and len(progress.history) == 2:
+            raise RuntimeError
+        keep(self, progress, name)
+
+    monkeypatch.setattr(Run, "keep", killed)
+    with pytest.raises(RuntimeError):
+        run(recipe, Recorder(tmp_path / "r"))
+    monkeypatch.setattr(Run, "keep", keep)
+    ended = load_file(tmp_path / "r" / "model.safetensors"), load_file(tmp_path / "r" / "best.safetensors")
+    assert [int(file["epoch"]) for file in ended] == [1, 2], "choose a recipe whose second epoch is better"
+    result = run(recipe.changed(epochs=2), Recorder(resume=tmp_path / "r"), resume=tmp_path / "r")
+    held = result.experiment.validation
+    measured = experiment.evaluate(result.experiment.network, result.experiment.loss, result.params, *held)
+    assert result.history[-1]["validation_loss"] == measured.loss
+    assert len(result.history) == 2
+
+
+def test_more_epochs_for_a_run_that_a_rule_ended_get_one_sentence(tmp_path):
+    run(SMALL.changed(target_error=100.0), Recorder(tmp_path / "r"))
+    again = SMALL.changed(target_error=100.0, epochs=9)
+    with pytest.raises(InputError, match="epochs is 9 but '.*r' ended after 1, by target_error 100.0 or patience None"):
+        run(again, Recorder(resume=tmp_path / "r"), resume=tmp_path / "r")
+    other = again.changed(target_error=0.0)
+    assert len(run(other, Recorder(resume=tmp_path / "r"), resume=tmp_path / "r").history) == 9

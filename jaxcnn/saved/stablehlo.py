@@ -26,7 +26,8 @@ def stablehlo(saved: Saved) -> bytes:
     """
     from jax import export
 
-    dtype = jnp.float32 if saved.recipe.dtype == "float64" else jnp.dtype(saved.recipe.dtype)
+    of_params = jax.tree.leaves(saved.checkpoint.params)[0].dtype
+    dtype = jnp.dtype(jnp.float32) if of_params == jnp.float64 else of_params
     params = jax.tree.map(lambda w: jnp.asarray(w, dtype), saved.checkpoint.params)
     shape = (*export.symbolic_shape("n"), *saved.image_shape)
     images = jax.ShapeDtypeStruct(shape, jnp.float32)

@@ -7,9 +7,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from .. import files
 from ..data import Dataset, Normalization
 from ..errors import InputError, reason
@@ -169,9 +166,13 @@ def load_unfinished(folder: AnyPath, like: TrainState) -> tuple[Saved, Progress]
             f"{last}: was written by an older jaxcnn, which did not keep what going on needs; it must be repeated "
             "by its recipe.toml"
         )
-    if any("validation_loss" in epoch for epoch in progress.history):
-        params = jax.tree.map(jnp.asarray, load_checkpoint(best).params)
-        progress = replace(progress, best=params)
+    if best.is_file():
+        # written before the last one: a process that was killed between the two had come so far
+        of_best = load_progress(best, like)
+        progress = max(progress, of_best, key=lambda each: len(each.history))
+        progress = replace(progress, best=of_best.state.averaged)
+    elif any("validation_loss" in epoch for epoch in progress.history):
+        raise InputError(f"{best}: is missing; it must be there, since {last} says that there were images held out")
     return _saved(last), progress
 
 
