@@ -306,7 +306,14 @@ def test_a_run_killed_between_its_two_files_goes_on_from_the_later(tmp_path, mon
     monkeypatch.setattr(Run, "keep", keep)
     ended = load_file(tmp_path / "r" / "model.safetensors"), load_file(tmp_path / "r" / "best.safetensors")
     assert [int(file["epoch"]) for file in ended] == [1, 2], "choose a recipe whose second epoch is better"
-    result = run(recipe.changed(epochs=2), Recorder(resume=tmp_path / "r"), resume=tmp_path / "r")
+    begun = []
+
+    class Listener(Observer):
+        def on_checked(self, experiment, gradient_check, progress):
+            begun.append(len(progress.history))
+
+    result = run(recipe.changed(epochs=2), Recorder(resume=tmp_path / "r"), Listener(), resume=tmp_path / "r")
+    assert begun == [2]
     held = result.experiment.validation
     measured = experiment.evaluate(result.experiment.network, result.experiment.loss, result.params, *held)
     assert result.history[-1]["validation_loss"] == measured.loss
