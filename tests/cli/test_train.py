@@ -352,3 +352,8 @@ def test_a_folder_of_photographs_is_resized_trained_and_its_classes_named(capsys
     assert found["class"] == "cat & dog"
     assert run("evaluate", "r", "--json") == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] == 1
+    Path("photos/frog/more.jpg").write_bytes(Path("photos/frog/0.jpg").read_bytes())  # the split is another now
+    for command in (("evaluate", "r"), ("plot", "r"), ("train", "--resume", "r", "--epochs", 13)):
+        assert run(*command) == 2
+        assert "whose images are not those that this run was trained on" in capsys.readouterr().err
+    assert run("evaluate", "r", "--data", "photos") == 0
