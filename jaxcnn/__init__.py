@@ -18,12 +18,14 @@ from .layers.conv import *
 from .layers.dense import *
 from .layers.dropout import *
 from .layers.median_pool import *
+from .layers.norm import *
 from .layers.pool import *
 from .layers.reshape import *
 from .layers.residual import *
 from .layers.rewrite import *
 from .layers.sequential import *
 from .layers.sparsity import *
+from .layers.statistics import *
 from .layers.stochastic_pool import *
 from .layers.subsample import *
 from .losses import *

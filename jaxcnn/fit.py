@@ -110,7 +110,7 @@ def fit(
     data = images, jnp.asarray(labels)
     probe = tuple(part[:batch_size] for part in data)
     if validation is not None:
-        probe = _pair(network, state.params, validation)
+        probe = _pair(network, state.averaged, validation)
     progress = (
         Progress(state)
         if resume is None

@@ -6,7 +6,7 @@ Nothing here differentiates automatically: `train_step` calls the hand-written b
 Tests: tests/test_training.py.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from .kernels import compiler_options
 from .layers.activation import softmax
 from .layers.base import Layer, Params, Shape
 from .layers.rewrite import relu_after_pool
+from .layers.statistics import Statistics, init_statistics, merged, moving_statistics
 from .losses import Loss
 from .sgd import Optimizer, check_optimizer
 
@@ -39,6 +40,7 @@ class TrainState:
         key: the key from which shuffling and dropout draw; it stays the same; step and epoch tell draws apart.
         step: updates made so far.
         epoch: epochs begun so far.
+        statistics: of batch norms, the moving mean of `moving_statistics`; {} where there are none.
     """
 
     params: Params
@@ -46,11 +48,12 @@ class TrainState:
     key: jax.Array
     step: jax.Array
     epoch: jax.Array
+    statistics: Statistics = field(default_factory=dict)
 
     @property
     def averaged(self) -> Params:
-        """The parameters to predict with: the moving average, where the optimizer keeps one."""
-        return getattr(self.optimizer, "average", self.params)
+        """The tree to predict with: the parameters, or their moving average where one is kept, and the statistics."""
+        return merged(getattr(self.optimizer, "average", self.params), self.statistics)
 
 
 def init_state(network: Layer, optimizer: Optimizer, key: jax.Array, in_shape: Shape, *, dtype=None) -> TrainState:
@@ -75,18 +78,19 @@ def init_state(network: Layer, optimizer: Optimizer, key: jax.Array, in_shape: S
     if dtype is not None:
         params = jax.tree.map(lambda w: w.astype(dtype), params)
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(params, optimizer.init(params), train_key, zero, zero)
+    statistics = init_statistics(network, params, in_shape)
+    return TrainState(params, optimizer.init(params), train_key, zero, zero, statistics)
 
 
 def gradients(network: Layer, loss: Loss, params: Params, x, labels, *, key=None):
-    """`(grads, E, outputs)` of one batch by the hand-written chain, with `train=True` and `relu_after_pool`.
+    """`(grads, E, outputs, statistics)` of one batch by the hand-written chain, `train=True`, `relu_after_pool`.
 
-    E is the loss and the network's penalty, which is added once for each batch; grads are the gradients of E. x is cast
-    to the parameters' dtype.
+    E is the loss and the network's penalty, which is added once for each batch; grads are the gradients of E;
+    statistics are those of the batch, for `moving_statistics`. x is cast to the parameters' dtype.
 
     >>> from jaxcnn import Dense, SoftmaxCrossEntropy
     >>> params = {"weight": jnp.zeros((1, 2)), "bias": jnp.zeros(2)}
-    >>> grads, E, outputs = gradients(Dense(2), SoftmaxCrossEntropy(), params, jnp.ones((1, 1)), jnp.array([1]))
+    >>> grads, E, outputs, _ = gradients(Dense(2), SoftmaxCrossEntropy(), params, jnp.ones((1, 1)), jnp.array([1]))
     >>> print(grads["bias"])
     [ 0.5 -0.5]
     """
@@ -95,7 +99,7 @@ def gradients(network: Layer, loss: Loss, params: Params, x, labels, *, key=None
     E, loss_residuals = loss.forward(outputs, labels)
     _, grads = network.backward(residuals, loss.backward(loss_residuals))
     penalty, of_penalty = network.penalty(params)
-    return _added(grads, of_penalty), E + penalty, outputs
+    return _added(grads, of_penalty), E + penalty, outputs, network.statistics(residuals)
 
 
 def _added(grads, others):
@@ -111,10 +115,12 @@ def _step(network, loss, optimizer, state, x, labels, augment=None):
     if augment is not None:
         augmenting, key = jax.random.split(key)
         x = augment(augmenting, x)
-    grads, E, outputs = gradients(network, loss, state.params, x, labels, key=key)
+    grads, E, outputs, batch = gradients(network, loss, state.params, x, labels, key=key)
     params, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+    statistics = moving_statistics(state.statistics, batch)
     metrics = {"loss": loss.mean(E, len(x)), "correct": (outputs.argmax(axis=-1) == labels).sum()}
-    return replace(state, params=params, optimizer=optimizer_state, step=state.step + 1), metrics
+    changed = replace(state, params=params, optimizer=optimizer_state, step=state.step + 1, statistics=statistics)
+    return changed, metrics
 
 
 @cache
@@ -272,7 +278,7 @@ def evaluate(network: Layer, loss: Loss, params: Params, images, labels, *, batc
 
     Args:
         network, loss: specs.
-        params: the parameters.
+        params: the parameters, with statistics where there are batch norms: `state.averaged`.
         images: (N, ...); they are cast to the parameters' dtype.
         labels: (N,) integers below the number of outputs.
         batch_size: samples computed at a time.

@@ -60,7 +60,7 @@ def test_dropout_draws_anew_at_every_step(images):
 @pytest.mark.usefixtures("float64")
 def test_gradients_are_jax_grad_of_the_plain_forward(images):
     state, key, x, labels = start(), jax.random.key(3), images[0][:8].astype(float), images[1][:8]
-    grads, E, outputs = gradients(NETWORK, LOSS, state.params, x, labels, key=key)
+    grads, E, outputs, _ = gradients(NETWORK, LOSS, state.params, x, labels, key=key)
 
     def plain(params):
         return LOSS.forward(NETWORK.forward(params, x, train=True, key=key)[0], labels)[0]

@@ -96,6 +96,10 @@ class Layer:
         """`backward`, and the sensitivities of the layers inside this one by name: none unless it is a composite."""
         return *self.backward(residuals, dy), {}
 
+    def statistics(self, residuals: Residuals) -> dict[str, Any]:
+        """What batch norms inside measured in training, by names as in `params`; see `jaxcnn.layers.statistics`."""
+        return without_empty({name: child.statistics(residuals[name]) for name, child in self.children().items()})
+
     def penalty(self, params: Params) -> tuple[Any, Params]:
         """What training adds to the loss for these parameters, and its gradients of those that it depends on."""
         found = {name: child.penalty(parameters_of(name, params)) for name, child in self.children().items()}

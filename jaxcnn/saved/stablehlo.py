@@ -28,7 +28,9 @@ def stablehlo(saved: Saved) -> bytes:
 
     of_params = jax.tree.leaves(saved.checkpoint.params)[0].dtype
     dtype = jnp.dtype(jnp.float32) if of_params == jnp.float64 else of_params
-    params = jax.tree.map(lambda w: jnp.asarray(w, dtype), saved.checkpoint.params)
+    params = jax.tree.map(
+        lambda w: jnp.asarray(w, jnp.float32 if w.dtype == jnp.float64 else w.dtype), saved.checkpoint.params
+    )
     shape = (*export.symbolic_shape("n"), *saved.image_shape)
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
     program = jax.jit(partial(_logits, saved, params, dtype))

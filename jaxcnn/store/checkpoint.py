@@ -15,6 +15,7 @@ from .. import files
 from ..errors import InputError, is_int, is_number, reason, shown
 from ..files import AnyPath
 from ..layers.base import Layer, Params, Shape
+from ..layers.statistics import init_statistics, merged
 from ..progress import Progress
 from ..training import TrainState, check_state
 from .spec import UnknownLayer, spec_from_json, spec_to_json
@@ -30,7 +31,7 @@ class Checkpoint:
 
     Attributes:
         network, in_shape: what the parameters belong to.
-        params: NumPy arrays; their moving average, where one was kept.
+        params: NumPy arrays; their moving average, where one was kept; with the statistics of batch norms.
         info: the JSON values saved beside them.
     """
 
@@ -105,8 +106,18 @@ def load_checkpoint(path: AnyPath) -> Checkpoint:
     dtype = next((array.dtype for array in held.values() if jnp.issubdtype(array.dtype, jnp.floating)), np.float32)
     expected = {f"{root}/{name}": _fact(leaf.shape, dtype) for name, leaf in _named_leaves(initial).items()}
     _check_same(path, {name: _fact(leaf.shape, leaf.dtype) for name, leaf in held.items()}, expected, "the network")
-    params = [held[name] for name in expected]
-    return Checkpoint(network, in_shape, jax.tree.unflatten(jax.tree.structure(initial), params), info)
+    params = jax.tree.unflatten(jax.tree.structure(initial), [held[name] for name in expected])
+    return Checkpoint(network, in_shape, merged(params, _statistics(path, network, params, in_shape, arrays)), info)
+
+
+def _statistics(path, network, params, in_shape, arrays):
+    """The statistics in the file, refused unless they are of the network's batch norms."""
+    initial = init_statistics(network, params, in_shape)
+    held = {name: leaf for name, leaf in arrays.items() if name.startswith("statistics/")}
+    expected = _named_leaves({"statistics": initial})
+    found, wanted = ({name: _fact(leaf.shape, leaf.dtype) for name, leaf in of.items()} for of in (held, expected))
+    _check_same(path, found, wanted, "the network")
+    return jax.tree.unflatten(jax.tree.structure(initial), [held[name] for name in expected])
 
 
 def load_state(path: AnyPath, like: TrainState) -> TrainState:

@@ -18,6 +18,7 @@ from ..layers.conv import conv2d
 from ..layers.dense import dense
 from ..layers.dropout import dropout
 from ..layers.median_pool import median_pool2d
+from ..layers.norm import batch_norm, fixed_batch_norm, group_norm, instance_norm, layer_norm
 from ..layers.pool import avg_pool2d, max_pool2d
 from ..layers.reshape import flatten
 from ..layers.sparsity import entropy_penalty, l1_penalty
@@ -172,6 +173,16 @@ def _subsample(x, window_size):
     return Case(draws, {"window_size": window_size}, max(U * V, x[0] * P * Q))
 
 
+def norm_case(shape, terms, **hyper) -> Case:
+    """A normalisation of maps of this shape, `terms` entries at a time."""
+    return Case((Draw(shape), Draw(shape[-1:]), Draw(shape[-1:])), hyper, max(terms, math.prod(shape[:-1])))
+
+
+def _fixed(shape, **hyper):
+    of_channels = [Draw(shape[-1:])] * 3
+    return Case((Draw(shape), *of_channels, Draw(shape[-1:], "positive")), hyper, math.prod(shape[:-1]))
+
+
 def _pointwise(*shapes, kind="normal"):
     return [Case((Draw(shape, kind),)) for shape in shapes]
 
@@ -201,6 +212,11 @@ OPERATIONS = {
             Case((Draw((2, 5, 6, 3)), Draw((3, 2, 3)), Draw((3, 4)), Draw((4,))), terms=2 * 3 * 5 * 6),
             Case((Draw((1, 3, 4, 2)), Draw((1, 2, 2)), Draw((2, 1)), Draw((1,))), terms=3 * 3 * 2),
         ],
+        batch_norm: [norm_case((2, 5, 3, 4), 30), norm_case((7, 3), 7, epsilon=0.5)],
+        layer_norm: [norm_case((2, 5, 3, 4), 4), norm_case((3, 6), 6, epsilon=0.5)],
+        instance_norm: [norm_case((2, 5, 3, 4), 15), norm_case((3, 6, 2), 6, epsilon=0.5)],
+        group_norm: [norm_case((2, 5, 3, 6), 45, groups=2), norm_case((3, 8), 4, groups=2, epsilon=0.5)],
+        fixed_batch_norm: [_fixed((2, 5, 3, 4)), _fixed((7, 3), epsilon=9.0)],
         l1_penalty: _pointwise((4, 3), kind="apart"),
         entropy_penalty: [Case((Draw((4, 3)),), terms=12)],
         dense: [

@@ -233,6 +233,33 @@ MUTANTS = (
         b((*r[:3], r[3][:, ::-1]), dy, **h)[0], *b(r, dy, **h)[1:])),
     Mutant("kernels rotated", "combine_maps", spoil(1, lambda g, r, dy, h: g[::-1, ::-1])),
     Mutant("projected over the maps", "combine_maps", spoil(2, lambda g, r, dy, h: g - g.mean(1, keepdims=True))),
+    Mutant("m and v as constants", "batch_norm", spoil(0, lambda g, r, dy, h: r[3] * dy / jnp.sqrt(r[2] + 1e-5))),
+    Mutant("v as a constant", "batch_norm", spoil(
+        0, lambda g, r, dy, h: r[3] * (dy - dy.mean((0, 1, 2))) / jnp.sqrt(r[2] + 1e-5))),
+    Mutant("epsilon forgotten", "batch_norm", lambda b, r, dy, **h: b(r, dy, epsilon=1e-12), 1),
+    Mutant("unbiased variance", "batch_norm", _with(lambda r, dy, h: ((*r[:2], r[2] * 30 / 29, r[3]), dy, h))),
+    Mutant("scale of dx forgotten", "batch_norm", spoil(0, lambda g, r, dy, h: g / r[3])),
+    Mutant("dscale of x, not xh", "batch_norm", spoil(1, lambda g, r, dy, h: (dy * r[0]).sum((0, 1, 2)))),
+    Mutant("1/N forgotten", "batch_norm", spoil(2, lambda g, r, dy, h: g / 30)),
+    Mutant("scale after the means", "layer_norm", lambda b, r, dy, **h: (
+        b((*r[:3], jnp.ones_like(r[3])), dy, **h)[0] * r[3], *b(r, dy, **h)[1:])),
+    Mutant("v as a constant", "layer_norm", spoil(
+        0, lambda g, r, dy, h: (r[3] * dy - (r[3] * dy).mean(-1, keepdims=True)) / jnp.sqrt(r[2] + 1e-5))),
+    Mutant("dbias of the first sample", "layer_norm", spoil(2, lambda g, r, dy, h: dy[0].sum((0, 1)))),
+    Mutant("means over the batch, too", "instance_norm", spoil(0, lambda g, r, dy, h: g - g.mean((0, 1, 2)) + 1e-3)),
+    Mutant("m as a constant", "instance_norm", spoil(
+        0, lambda g, r, dy, h: g + r[3] * dy.mean((1, 2), keepdims=True) / jnp.sqrt(r[2] + 1e-5))),
+    Mutant("dscale of each sample", "instance_norm", spoil(1, lambda g, r, dy, h: g / len(dy))),
+    Mutant("groups of every second channel", "group_norm", spoil(
+        0, lambda g, r, dy, h: g.reshape(*g.shape[:-1], h["groups"], -1).swapaxes(-1, -2).reshape(g.shape))),
+    Mutant("dscale by groups", "group_norm", spoil(1, lambda g, r, dy, h: jnp.repeat(
+        g.reshape(h["groups"], -1).mean(1), len(g) // h["groups"]))),
+    Mutant("scale after the means", "group_norm", lambda b, r, dy, **h: (
+        b((*r[:3], jnp.ones_like(r[3])), dy, **h)[0] * r[3], *b(r, dy, **h)[1:])),
+    Mutant("as in training", "fixed_batch_norm", spoil(0, lambda g, r, dy, h: g - g.mean((0, 1, 2)))),
+    Mutant("constants", "fixed_batch_norm", spoil(3, lambda g, r, dy, h: 0 * g)),
+    Mutant("1/2 forgotten", "fixed_batch_norm", spoil(4, lambda g, r, dy, h: 2 * g)),
+    Mutant("epsilon forgotten", "fixed_batch_norm", lambda b, r, dy, **h: b(r, dy, epsilon=1e-12), 1),
     Mutant("sign forgotten", "l1_penalty", spoil(0, lambda g, r, dy, h: dy * r)),
     Mutant("absolute values", "l1_penalty", spoil(0, lambda g, r, dy, h: jnp.abs(g))),
     Mutant("averaged", "l1_penalty", spoil(0, lambda g, r, dy, h: g / g.size)),

@@ -116,7 +116,7 @@ def test_its_chain_is_jax_grad(rng):
     params = OWN.init(jax.random.key(0), (5, 4, 1))
     x, labels = jnp.asarray(rng.standard_normal((3, 5, 4, 1))), jnp.array([0, 2, 1])
     loss = SoftmaxCrossEntropy()
-    grads, _, _ = gradients(OWN, loss, params, x, labels)
+    grads, *_ = gradients(OWN, loss, params, x, labels)
     for f in (lambda p: OWN.forward(p, x)[0], lambda p: OWN.apply(p, x)):
         expected = jax.grad(lambda p, f=f: loss.apply(f(p), labels))(params)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13), grads, expected)
