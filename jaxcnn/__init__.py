@@ -17,6 +17,7 @@ from .layers.combine_maps import *
 from .layers.conv import *
 from .layers.dense import *
 from .layers.dropout import *
+from .layers.global_pool import *
 from .layers.median_pool import *
 from .layers.norm import *
 from .layers.pool import *

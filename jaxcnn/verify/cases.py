@@ -17,6 +17,7 @@ from ..layers.combine_maps import combine_maps
 from ..layers.conv import conv2d
 from ..layers.dense import dense
 from ..layers.dropout import dropout
+from ..layers.global_pool import global_avg_pool2d, global_max_pool2d
 from ..layers.median_pool import median_pool2d
 from ..layers.norm import batch_norm, fixed_batch_norm, group_norm, instance_norm, layer_norm
 from ..layers.pool import avg_pool2d, max_pool2d
@@ -201,6 +202,11 @@ OPERATIONS = {
         conv2d: CONV_CASES,
         max_pool2d: _pool_cases("apart"),
         avg_pool2d: _pool_cases("normal"),
+        global_avg_pool2d: [
+            Case((Draw((2, 5, 4, 3)),), terms=5 * 4),
+            Case((Draw((3, 1, 7, 2)),), terms=7),
+        ],
+        global_max_pool2d: _pointwise((3, 1, 7, 2), (2, 5, 4, 3), kind="apart") + _pointwise((2, 5, 4, 3), kind="tied"),
         stochastic_pool2d: STOCHASTIC_CASES,
         expected_pool2d: [Case(c.args[:1], c.hyper, c.terms) for c in STOCHASTIC_CASES],
         median_pool2d: [

@@ -209,6 +209,23 @@ MUTANTS = (
     Mutant("scale forgotten", "scaled_tanh", spoil(0, lambda g, r, dy, h: dy * (1.7159 - r * r / 1.7159))),
     Mutant("tanh's f'", "scaled_tanh", spoil(0, lambda g, r, dy, h: dy * (1 - r * r))),
     Mutant("amplitude twice", "scaled_tanh", spoil(0, lambda g, r, dy, h: 1.7159 * g)),
+    Mutant("mean not divided", "global_avg_pool2d", spoil(0, lambda g, r, dy, h: 20 * g)),
+    Mutant("divided by the rows alone", "global_avg_pool2d", spoil(0, lambda g, r, dy, h: 4 * g)),
+    Mutant("the last entry forgotten", "global_avg_pool2d", spoil(0, lambda g, r, dy, h: g.at[:, -1, -1].set(0))),
+    Mutant("maps averaged too", "global_avg_pool2d", spoil(
+        0, lambda g, r, dy, h: jnp.broadcast_to(g.mean(-1, keepdims=True), g.shape))),
+    Mutant("every tie the full gradient", "global_max_pool2d", spoil(
+        0, lambda g, r, dy, h: jnp.where(r[1] == r[1].max((1, 2), keepdims=True), dy[:, None, None], 0)),
+        2, keep_x=True),
+    Mutant("ties share it", "global_max_pool2d", spoil(0, lambda g, r, dy, h: jax.vjp(
+        lambda x: x.max((1, 2)), r[1])[1](dy)[0]), 2, keep_x=True),
+    Mutant("the last tie owns it", "global_max_pool2d", _with(lambda r, dy, h: (((
+        19 - r[1].reshape(2, 20, 3)[:, ::-1].argmax(1).astype(r[0][0].dtype), r[0][1]), r[1]), dy, h)),
+        2, keep_x=True),
+    Mutant("dy to the whole map", "global_max_pool2d", spoil(
+        0, lambda g, r, dy, h: jnp.broadcast_to(dy[:, None, None], g.shape))),
+    Mutant("rows and columns exchanged", "global_max_pool2d", spoil(
+        0, lambda g, r, dy, h: g.swapaxes(1, 2).reshape(g.shape)), 1),
     Mutant("a new draw of the position", "stochastic_pool2d", _with(
         lambda r, dy, h: ((jnp.full_like(r[0], 1), r[1]), dy, h))),
     Mutant("the first position always", "stochastic_pool2d", _with(
