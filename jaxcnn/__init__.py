@@ -13,6 +13,7 @@ from .inspect.summary import *
 from .kernels import compiler_options
 from .layers.activation import *
 from .layers.base import *
+from .layers.branches import *
 from .layers.combine_maps import *
 from .layers.conv import *
 from .layers.dense import *

@@ -23,7 +23,41 @@ __all__ = ["Sequential"]
 
 
 @dataclass(frozen=True, init=False)
-class Sequential(Layer):
+class Listed(Layer, abstract=True):
+    """Base of what holds layers in a tuple: they are named by class and count, `conv1`, `relu1`, `conv2`, ..."""
+
+    layers: tuple[Layer, ...]
+
+    def __init__(self, layers: Sequence[Layer], *more: Layer):
+        own = type(self).__name__
+        if more or not isinstance(layers, Iterable):
+            given = ", ".join(map(shown, (layers, *more)))
+            raise InputError(f"{own}: layers must be a tuple, {own}((a, b)) or {own}((a,)), but is {given}")
+        object.__setattr__(self, "layers", tuple(layers))
+        if not self.layers:
+            raise InputError(f"{own}: layers is () but must be at least one layer")
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, type) and issubclass(layer, Layer):
+                name = layer.__name__
+                raise InputError(f"{own}: layers[{i}] is the class {name} but must be a layer: {name}()")
+            if not isinstance(layer, Layer):
+                raise InputError(f"{own}: layers[{i}] is {shown(layer)} but must be a layer, such as ReLU()")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The layers' names, in order."""
+        kinds = [type(layer).__name__.lower().removesuffix("2d") for layer in self.layers]
+        return tuple(f"{kind}{kinds[: i + 1].count(kind)}" for i, kind in enumerate(kinds))
+
+    def children(self):
+        return dict(zip(self.names, self.layers, strict=True))
+
+    def with_children(self, children):
+        return type(self)(tuple(children.values()))
+
+
+@dataclass(frozen=True, init=False)
+class Sequential(Listed):
     """Layers one after the other; itself a layer, so networks nest.
 
     Layers are named by class and count, `conv1`, `relu1`, `conv2`, ...; parameters are a dict by these names, without
@@ -40,57 +74,27 @@ class Sequential(Layer):
     (2, 10)
     """
 
-    layers: tuple[Layer, ...]
-
-    def __init__(self, layers: Sequence[Layer], *more: Layer):
-        if more or not isinstance(layers, Iterable):
-            given = ", ".join(map(shown, (layers, *more)))
-            raise InputError(
-                f"Sequential: layers must be a tuple, Sequential((a, b)) or Sequential((a,)), but is {given}"
-            )
-        object.__setattr__(self, "layers", tuple(layers))
-        if not self.layers:
-            raise InputError("Sequential: layers is () but must be at least one layer")
-        for i, layer in enumerate(self.layers):
-            if isinstance(layer, type) and issubclass(layer, Layer):
-                name = layer.__name__
-                raise InputError(f"Sequential: layers[{i}] is the class {name} but must be a layer: {name}()")
-            if not isinstance(layer, Layer):
-                raise InputError(f"Sequential: layers[{i}] is {shown(layer)} but must be a layer, such as ReLU()")
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The layers' names, in order."""
-        kinds = [type(layer).__name__.lower().removesuffix("2d") for layer in self.layers]
-        return tuple(f"{kind}{kinds[: i + 1].count(kind)}" for i, kind in enumerate(kinds))
-
-    def children(self):
-        return dict(zip(self.names, self.layers, strict=True))
-
-    def with_children(self, children):
-        return Sequential(tuple(children.values()))
-
     def init(self, key, in_shape):
         check_key("Sequential", key)
         params = {}
         for (name, layer), layer_key in zip(
             self.children().items(), jax.random.split(key, len(self.layers)), strict=True
         ):
-            with _naming(name, in_shape):
+            with naming_layer(name, in_shape):
                 params[name] = layer.init(layer_key, in_shape)
                 in_shape = layer.output_shape(in_shape)
         return without_empty(params)
 
     def apply(self, params, x, *, train=False, key=None):
         for i, (name, layer) in enumerate(self.children().items()):
-            with _naming(name, _shape(x)):
+            with naming_layer(name, sample_shape(x)):
                 x = layer.apply(parameters_of(name, params), x, train=train, key=_nth(key, i))  # (1)
         return x
 
     def forward(self, params, x, *, train=False, key=None):
         residuals = {}
         for i, (name, layer) in enumerate(self.children().items()):
-            with _naming(name, _shape(x)):
+            with naming_layer(name, sample_shape(x)):
                 x, residuals[name] = layer.forward(parameters_of(name, params), x, train=train, key=_nth(key, i))  # (1)
         return x, residuals
 
@@ -108,14 +112,14 @@ class Sequential(Layer):
         grads, deltas = {}, {}
         for name, layer in reversed(self.children().items()):
             deltas[name] = dy
-            with _naming(name, _shape(dy), "dy"):
+            with naming_layer(name, sample_shape(dy), "dy"):
                 dy, grads[name], inner = layer.backward_with_deltas(residuals[name], dy)  # (2), (3)
             deltas |= {f"{name}/{inner_name}": delta for inner_name, delta in inner.items()}
         return dy, without_empty(grads), deltas
 
     def output_shape(self, in_shape):
         for name, layer in self.children().items():
-            with _naming(name, in_shape):
+            with naming_layer(name, in_shape):
                 in_shape = layer.output_shape(in_shape)
         return in_shape
 
@@ -135,7 +139,7 @@ def as_chain(network: Layer, params: Params = None) -> tuple[Sequential, Params]
     return network, {network.names[0]: params}
 
 
-class _naming:
+class naming_layer:
     """Put the layer's name and the shape of what it was given before the sentence of an error raised inside."""
 
     def __init__(self, name: str, shape: Shape, given: str = "input"):
@@ -149,7 +153,8 @@ class _naming:
             raise InputError(f"{self.where}: {error}") from error
 
 
-def _shape(x):
+def sample_shape(x) -> Shape:
+    """The shape of one sample of a batch."""
     return getattr(x, "shape", ())[1:]  # what is no array the layer refuses
 
 

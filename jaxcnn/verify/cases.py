@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import find
 from ..geometry import pair, resolve, resolve_pool
 from ..layers.activation import relu, scaled_tanh, sigmoid, softmax, tanh
+from ..layers.branches import add, concatenate, multiply
 from ..layers.combine_maps import combine_maps
 from ..layers.conv import conv2d
 from ..layers.dense import dense
@@ -188,6 +189,10 @@ def _pointwise(*shapes, kind="normal"):
     return [Case((Draw(shape, kind),)) for shape in shapes]
 
 
+def _pairs(*shapes):
+    return [Case((Draw(a), Draw(b)), terms=math.prod(a[1:3] + b[1:3])) for a, b in shapes]
+
+
 def _loss_cases(second_kinds):
     return [
         Case((Draw((5, 4)), Draw((5,) if kind == "labels" else (5, 4), kind, 4)), {"reduction": reduction}, 20)
@@ -235,6 +240,11 @@ OPERATIONS = {
         scaled_tanh: _pointwise((2, 5, 3, 4)),
         softmax: [Case((Draw((5, 4)),), terms=4), Case((Draw((2, 3, 6)),), terms=6)],
         flatten: _pointwise((2, 5, 3, 4), (3, 2)),
+        add: _pairs(((2, 5, 3, 4), (2, 5, 3, 4)), ((7,), (7,))),
+        concatenate: _pairs(((2, 5, 3, 4), (2, 5, 3, 2)), ((3, 2), (3, 5))),
+        multiply: _pairs(
+            ((2, 5, 3, 4), (2, 5, 3, 4)), ((2, 4), (2, 5, 3, 4)), ((2, 5, 3, 4), (2, 1, 1, 4)), ((3, 2), (3, 2))
+        ),
         dropout: [Case((Draw((4, 5, 3)), Draw(kind="key")), {"rate": r}) for r in (0.0, 0.3, 0.9)],
         squared_error: _loss_cases(["normal"]),
         softmax_cross_entropy: _loss_cases(["labels", "probabilities", "normal"]),

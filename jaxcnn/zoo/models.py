@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 from ..errors import find
 from ..layers.activation import ReLU, ScaledTanh, Sigmoid, Tanh
-from ..layers.base import Shape
+from ..layers.base import Layer, Shape
 from ..layers.combine_maps import CombineMaps
 from ..layers.conv import LENET5_C3, Conv2d
 from ..layers.dense import Dense
 from ..layers.dropout import Dropout
+from ..layers.global_pool import GlobalAvgPool2d
+from ..layers.norm import BatchNorm
 from ..layers.pool import AvgPool2d, MaxPool2d
 from ..layers.reshape import Flatten
 from ..layers.residual import Residual
@@ -54,6 +56,75 @@ def _halved(channels):
 
 def _two_convolutions(channels, stride=1):
     return Sequential((Conv2d(channels, 3, stride=stride, padding=1), ReLU(), Conv2d(channels, 3, padding=1)))
+
+
+def resnet20(classes: int = 10) -> Sequential:
+    """ResNet-20 for 32x32 images: three stages of three residual blocks, 16, 32 and 64 maps; 272,474 parameters.
+
+    He et al., *Deep residual learning for image recognition* (2016), section 4.2, with their option B: where the size
+    changes the way around is a 1x1 convolution (their 0.27 M have zeros in its place).
+    """
+    stem = *_normalised(16), ReLU()
+    blocks = [_block(channels, stride) for channels, stride in _stages((16, 32, 64), 3)]
+    return Sequential((*stem, *(layer for block in blocks for layer in block), GlobalAvgPool2d(), Dense(classes)))
+
+
+def resnet18(classes: int = 1000) -> Sequential:
+    """ResNet-18 for 224x224 images, torchvision's: four stages of two residual blocks; 11,689,512 parameters.
+
+    He et al. (2016), table 1.
+    """
+    stem = *_normalised(64, 7, stride=2, padding=3), ReLU(), MaxPool2d(3, stride=2, padding=1)
+    blocks = [_block(channels, stride) for channels, stride in _stages((64, 128, 256, 512), 2)]
+    return Sequential((*stem, *(layer for block in blocks for layer in block), GlobalAvgPool2d(), Dense(classes)))
+
+
+def vgg11_bn(classes: int = 1000) -> Sequential:
+    """VGG-11 with batch norm for 224x224 images, torchvision's; 132,868,840 parameters.
+
+    Simonyan & Zisserman, *Very deep convolutional networks for large-scale image recognition* (2015), configuration A.
+    """
+    layers: list[Layer] = []
+    for width in ((64,), (128,), (256, 256), (512, 512), (512, 512)):
+        for channels in width:
+            layers += [Conv2d(channels, 3, padding=1), BatchNorm(), ReLU()]
+        layers.append(MaxPool2d(2))
+    hidden = Dense(4096), ReLU(), Dropout(0.5)
+    return Sequential((*layers, Flatten(), *hidden, *hidden, Dense(classes)))
+
+
+def _normalised(channels, kernel_size=3, stride=1, padding=1):
+    return Conv2d(channels, kernel_size, stride=stride, padding=padding, bias=False), BatchNorm()
+
+
+def _stages(widths, blocks):
+    """(channels, stride) of each residual block: the first of a stage halves the size, but for the first stage."""
+    return [(width, 2 if i and not j else 1) for i, width in enumerate(widths) for j in range(blocks)]
+
+
+def _block(channels, stride):
+    """Two convolutions and the way around them, a convolution itself where the size changes."""
+    body = Sequential((*_normalised(channels, stride=stride), ReLU(), *_normalised(channels)))
+    around = Sequential(_normalised(channels, 1, stride, 0)) if stride > 1 else None
+    return Residual(body, around), ReLU()
+
+
+def _resnet_modules():
+    """torchvision's names of what is learned in resnet18."""
+    blocks = [f"layer{i}.{j}" for i in (1, 2, 3, 4) for j in (0, 1)]
+    halved = {f"layer{i}.0" for i in (2, 3, 4)}
+    of_block = {
+        block: ("conv1", "bn1", "conv2", "bn2", *(("downsample.0", "downsample.1") if block in halved else ()))
+        for block in blocks
+    }
+    return "conv1", "bn1", *(f"{block}.{name}" for block in blocks for name in of_block[block]), "fc"
+
+
+def _vgg_modules():
+    """torchvision's names of what is learned in vgg11_bn: a convolution, and its batch norm behind it."""
+    convolutions = (0, 4, 8, 11, 15, 18, 22, 25)
+    features = (f"features.{i + j}" for i in convolutions for j in (0, 1))
+    return *features, "classifier.0", "classifier.3", "classifier.6"
 
 
 def deeplearntoolbox(classes: int = 10) -> Sequential:
@@ -121,10 +192,15 @@ def _stage(channels, kernel_size=3, padding=1):
 
 @dataclass(frozen=True)
 class Model:
-    """A named network and the input shape it was made for; other shapes work where the geometry fits."""
+    """A named network and the input shape it was made for; other shapes work where the geometry fits.
+
+    `modules` are torchvision's names of its layers with parameters, for `store.state_dict`; () where it has no such
+    network.
+    """
 
     build: Callable[[int], Sequential]
     in_shape: Shape
+    modules: tuple[str, ...] = ()
 
 
 MODELS = {
@@ -133,6 +209,9 @@ MODELS = {
     "cnn28": Model(cnn28, (28, 28, 1)),
     "vgg32": Model(vgg32, (32, 32, 3)),
     "resnet32": Model(resnet32, (32, 32, 3)),
+    "resnet20": Model(resnet20, (32, 32, 3)),
+    "resnet18": Model(resnet18, (224, 224, 3), _resnet_modules()),
+    "vgg11_bn": Model(vgg11_bn, (224, 224, 3), _vgg_modules()),
     "deeplearntoolbox": Model(deeplearntoolbox, (28, 28, 1)),
     "lenet5": Model(lenet5, (32, 32, 1)),
     "bouvrie": Model(bouvrie, (28, 28, 1)),
@@ -147,7 +226,8 @@ def by_shape() -> str:
     >>> print(by_shape().replace("; ", "\\n"))
     digits (8x8x1)
     lenet28, cnn28, deeplearntoolbox, bouvrie, stochastic, modern (28x28x1)
-    vgg32, resnet32 (32x32x3)
+    vgg32, resnet32, resnet20 (32x32x3)
+    resnet18, vgg11_bn (224x224x3)
     lenet5 (32x32x1)
     """
     names: dict[Shape, list[str]] = {}

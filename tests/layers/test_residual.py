@@ -85,6 +85,19 @@ def test_dropout_in_both_branches_draws_apart():
     np.testing.assert_array_equal(values, [0, 2, 4])
 
 
+@pytest.mark.parametrize("shortcut", [None, Dropout(0.5)])
+def test_the_keys_are_the_halves_of_the_key(shortcut):
+    """With a shortcut and without: what a seed gave it gives in every version."""
+    x, keys = jnp.ones((1, 100)), jax.random.split(jax.random.key(1))
+    block = Residual(Dropout(0.5), shortcut)
+    found = block.apply({}, x, train=True, key=jax.random.key(1))
+    around = x if shortcut is None else shortcut.apply({}, x, train=True, key=keys[1])
+    np.testing.assert_array_equal(found, block.body.apply({}, x, train=True, key=keys[0]) + around)
+    dense = Residual(Dense(3), shortcut and Dense(3)).init(jax.random.key(1), (3,))
+    for name, key in zip(dense, keys, strict=False):
+        np.testing.assert_array_equal(dense[name]["weight"], Dense(3).init(key, (3,))["weight"])
+
+
 def test_relu_after_pool_reaches_inside():
     stage = Sequential((Conv2d(2, 3), ReLU(), MaxPool2d(2)))
     moved = relu_after_pool(Residual(stage, stage))
@@ -94,7 +107,8 @@ def test_relu_after_pool_reaches_inside():
 def test_branches_that_do_not_meet_are_refused():
     with pytest.raises(
         InputError,
-        match=r"layer 'residual1' .* body's output has shape \(3, 2, 3\) but must have the shortcut's, \(5, 4, 2\)",
+        match=r"layer 'residual1' .* Residual: body's output has shape \(3, 2, 3\) and shortcut's output has shape "
+        r"\(5, 4, 2\) but they must have one shape",
     ):
         Sequential((Residual(BODY),)).init(jax.random.key(0), (5, 4, 2))
     with pytest.raises(InputError, match="Residual: body is 3 but must be a layer"):
