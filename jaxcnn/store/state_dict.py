@@ -63,7 +63,8 @@ def read_state_dict(path: AnyPath, network: Layer, in_shape: Shape, names: Seque
     """
     arrays, _ = read_tensors(path)
     entries = list(_entries(network, in_shape, names))
-    dtype = next((leaf.dtype for leaf in arrays.values() if jnp.issubdtype(leaf.dtype, jnp.floating)), np.float32)
+    known = (arrays[entry.theirs].dtype for entry in entries if entry.theirs in arrays)
+    dtype = next((dtype for dtype in known if jnp.issubdtype(dtype, jnp.floating)), np.dtype(np.float32))
     expected = {
         entry.theirs: jax.ShapeDtypeStruct(entry.shape, np.int64 if entry.is_count else dtype) for entry in entries
     }
