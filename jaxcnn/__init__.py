@@ -26,6 +26,7 @@ from .layers.reshape import *
 from .layers.residual import *
 from .layers.rewrite import *
 from .layers.sequential import *
+from .layers.smooth import *
 from .layers.sparsity import *
 from .layers.statistics import *
 from .layers.stochastic_pool import *

@@ -1,4 +1,4 @@
-"""Activations [A1, A2, A3] and softmax [A4] with their backward, [B12] for softmax."""
+"""Activations [A1, A2, A3, N10, N16] and softmax [A4] with their backward, [B12] for softmax."""
 
 import math
 
@@ -63,6 +63,26 @@ def softmax_backward(y, dy):
         for i, k in np.ndindex(y.shape[-1], y.shape[-1]):
             du[(*row, i)] += dy[(*row, k)] * y[(*row, k)] * ((1 if k == i else 0) - y[(*row, i)])
     return (du,)
+
+
+def leaky_relu_forward(u, *, slope=0.01):
+    """u where u > 0, slope u elsewhere."""
+    return _each(lambda a: a if a > 0 else slope * a, u), u
+
+
+def leaky_relu_backward(u, dy, *, slope=0.01):
+    """dy where u > 0, slope dy elsewhere."""
+    return (_each(lambda a, d: d if a > 0 else slope * d, u, dy),)
+
+
+def hard_swish_forward(u):
+    """u min(max(u + 3, 0), 6) / 6."""
+    return _each(lambda a: a * min(max(a + 3, 0), 6) / 6, u), u
+
+
+def hard_swish_backward(u, dy):
+    """dy (min(max(u + 3, 0), 6) + u 1[-3 < u < 3]) / 6."""
+    return (_each(lambda a, d: d * (min(max(a + 3, 0), 6) + (a if -3 < a < 3 else 0)) / 6, u, dy),)
 
 
 def _sigmoid(a):

@@ -1,12 +1,13 @@
-r"""What ails a network that does not learn: saturated sigmoid and tanh units, dead ReLU units [T4].
+r"""What ails a network that does not learn: saturated sigmoid and tanh units, dead ReLU and hard swish units [T4].
 
 (1)  saturated   f'(u) < 5 % of its largest value: sigmoid 4 y (1 - y) < 0.05, tanh 1 - y^2 < 0.05, scaled tanh
                  1 - (y/A)^2 < 0.05. B1 and B3 multiply by f', so almost no gradient passes.
 (2)  dead        y = 0 for every sample of the batch: f' = 1[u > 0] = 0 throughout, the gradient of the unit's weights
-                 is exactly zero, and no update changes them.
+                 is exactly zero, and no update changes them. Hard swish: u <= -3 for every sample.
 
 In (1) a unit is an entry of one sample's output. In (2) it is what has weights of its own: an entry of a dense layer's
-output, a whole map of a convolution. Tests: tests/inspect/test_diagnosis.py.
+output, a whole map of a convolution. The other units have neither: f' falls on one side alone, and reaches 0 nowhere.
+Tests: tests/inspect/test_diagnosis.py.
 """
 
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from functools import partial
 
 import jax
 
-from ..layers.activation import AMPLITUDE, ReLU, ScaledTanh, Sigmoid, Tanh
+from ..layers.activation import AMPLITUDE, HardSwish, ReLU, ScaledTanh, Sigmoid, Tanh
 from ..layers.base import Layer, Params, walk
 from ..layers.sequential import as_chain
 from ..operation import Static
@@ -32,7 +33,7 @@ class Diagnosis:
 
     Attributes:
         name: the layer's name; "sequential1/relu1" inside a layer.
-        symptom: "saturated" for sigmoid and tanh (1), "dead" for ReLU (2).
+        symptom: "saturated" for sigmoid and tanh (1), "dead" for ReLU and hard swish (2).
         units: how many there are.
         share: of the units that show the symptom, from 0 to 1.
     """
@@ -58,7 +59,7 @@ class Diagnosis:
 
 
 def diagnose(network: Layer, params: Params, x) -> tuple[Diagnosis, ...]:
-    """The share of saturated or dead units of every sigmoid, tanh and ReLU layer on a batch [T4].
+    """The share of saturated or dead units of every sigmoid, tanh, ReLU and hard swish layer on a batch [T4].
 
     Args:
         network: the layers.
@@ -87,9 +88,9 @@ def _measured(network, params, x):
     network, params = as_chain(network, params)
     _, residuals = network.forward(params, x)
     measured = []
-    for name, layer, y in walk(network, residuals):  # what an activation keeps is its output
-        if isinstance(layer, ReLU):
-            dead = (y == 0).all(axis=range(y.ndim - 1))  # (2)
+    for name, layer, y in walk(network, residuals):  # what an activation keeps is its output, but hard swish u
+        if isinstance(layer, ReLU | HardSwish):
+            dead = ((y == 0) if isinstance(layer, ReLU) else (y <= -3)).all(axis=range(y.ndim - 1))  # (2)
             measured.append((Static(Diagnosis(name, "dead", dead.size)), dead.mean()))
         elif isinstance(layer, Sigmoid | Tanh | ScaledTanh):
             height = AMPLITUDE if isinstance(layer, ScaledTanh) else 1.0

@@ -1,26 +1,45 @@
 r"""Activations x = f(u), applied entry by entry, and softmax, applied along the last axis.
 
-Every residual is the output itself: each derivative is a function of it.
+The residual is the output wherever the derivative is a function of it, u for (7) alone.
 
 (1)  relu      y = max(u, 0)                          du = dy 1[u > 0],  so f'(0) = 0                 [A3]
 (2)  sigmoid   y = 1 / (1 + e^-u)                     du = dy y (1 - y)                               [A1]
 (3)  tanh      y = tanh u                             du = dy (1 - y^2)                               [A2]
 (4)  scaled    y = A tanh(S u), A = 1.7159, S = 2/3   du = dy S (A - y^2 / A),  so f(1) = 1 to 1e-5   [A2]
 (5)  softmax   y_i = e^{u_i} / sum_j e^{u_j}          du = y (dy - sum_k dy_k y_k)               [A4, B12]
+(6)  leaky     y = u where u > 0, else slope u        du = dy (1[u > 0] + slope 1[u <= 0]), f'(0) = slope  [N10]
+(7)  hard      y = u min(max(u + 3, 0), 6) / 6        du = dy (0 to -3, then (2u + 3) / 6, 1 from 3)       [N16]
 
+The smooth ones that are newer stand in smooth.py.
 Loops: reference/activation.py. Tests: tests/layers/test_activation.py.
 """
 
+import math
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
-from ..errors import InputError, check_floating, check_shape
+from ..errors import InputError, check_floating, check_shape, is_number, shown
 from ..operation import operation
 from .base import OperationLayer
 
-__all__ = ["ReLU", "ScaledTanh", "Sigmoid", "Softmax", "Tanh", "relu", "scaled_tanh", "sigmoid", "softmax", "tanh"]
+__all__ = [
+    "HardSwish",
+    "LeakyReLU",
+    "ReLU",
+    "ScaledTanh",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+    "hard_swish",
+    "leaky_relu",
+    "relu",
+    "scaled_tanh",
+    "sigmoid",
+    "softmax",
+    "tanh",
+]
 
 
 @operation
@@ -145,6 +164,67 @@ def _(y, dy):
     return (y * (dy - (dy * y).sum(axis=-1, keepdims=True)),)
 
 
+@operation
+def leaky_relu(u, *, slope=0.01):
+    """Leaky rectifier, u where u > 0 and slope u elsewhere [N10]; the derivative at 0 is slope.
+
+    Maas, Hannun & Ng, *Rectifier nonlinearities improve neural network acoustic models* (2013).
+
+    Args:
+        u: any shape, any floating dtype; NaN stays NaN.
+        slope: a finite number above 0, so that the sign of y is that of u; `relu` is the limit 0.
+
+    Raises:
+        InputError: u is not a floating-point array, or the slope is out of range.
+
+    >>> print(leaky_relu(jnp.array([-1.0, 0.0, 2.0]), slope=0.1), jax.grad(leaky_relu)(0.0))
+    [-0.1  0.   2. ] 0.01
+    """
+    check_floating("leaky_relu", u=u)
+    y = jnp.where(u > 0, u, above_zero("leaky_relu", "slope", slope) * u)
+    return y, y
+
+
+@leaky_relu.rule
+def _(y, dy, *, slope):
+    """(6): `(du,)` from the residual y, whose sign is u's, and dy of y's shape."""
+    check_shape("leaky_relu.backward", "dy", dy, y.shape)
+    return (jnp.where(y > 0, dy, float(slope) * dy),)
+
+
+@operation
+def hard_swish(u):
+    """Piecewise approximation of `silu`, u relu6(u + 3) / 6 [N16]: any shape, any floating dtype; NaN stays NaN.
+
+    Howard et al., *Searching for MobileNetV3* (2019), section 5.2. The derivative is 0 at -3 and 1 at 3: relu6 has
+    derivative 0 at both of its kinks, as `relu` at 0.
+
+    Raises:
+        InputError: u is not a floating-point array.
+
+    >>> print(hard_swish(jnp.array([-3.0, -1.5, 0.0, 3.0])), jax.grad(hard_swish)(-3.0), jax.grad(hard_swish)(3.0))
+    [ 0.    -0.375  0.     3.   ] 0.0 1.0
+    """
+    check_floating("hard_swish", u=u)
+    # the ends are chosen, not multiplied by 0 or 1: so y is right at infinity, and jax.grad agrees at the kinks
+    y = jnp.where(u <= -3, jnp.zeros_like(u), jnp.where(u >= 3, u, u * (u + 3) / 6))
+    return y, u
+
+
+@hard_swish.rule
+def _(u, dy):
+    """(7): `(du,)` from the residual u and dy of u's shape."""
+    check_shape("hard_swish.backward", "dy", dy, u.shape)
+    return (jnp.where(u <= -3, jnp.zeros_like(dy), jnp.where(u >= 3, dy, dy * ((2 * u + 3) / 6))),)
+
+
+def above_zero(op: str, name: str, value) -> float:
+    """A static argument as a float, which takes the dtype of any array; refused unless finite and above 0."""
+    if not (is_number(value) and 0 < value < math.inf):
+        raise InputError(f"{op}: {name} is {shown(value)} but must be a finite number above 0")
+    return float(value)
+
+
 @dataclass(frozen=True)
 class ReLU(OperationLayer):
     """Spec of `relu`."""
@@ -178,3 +258,22 @@ class Softmax(OperationLayer):
     """Spec of `softmax`; not needed before `softmax_cross_entropy`, which contains it."""
 
     op = softmax
+
+
+@dataclass(frozen=True)
+class LeakyReLU(OperationLayer):
+    """Spec of `leaky_relu`."""
+
+    slope: float = 0.01
+
+    op = leaky_relu
+
+    def __post_init__(self):
+        above_zero("leaky_relu", "slope", self.slope)
+
+
+@dataclass(frozen=True)
+class HardSwish(OperationLayer):
+    """Spec of `hard_swish`."""
+
+    op = hard_swish

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import find
 from ..geometry import pair, resolve, resolve_pool
-from ..layers.activation import relu, scaled_tanh, sigmoid, softmax, tanh
+from ..layers.activation import hard_swish, leaky_relu, relu, scaled_tanh, sigmoid, softmax, tanh
 from ..layers.branches import add, concatenate, multiply
 from ..layers.combine_maps import combine_maps
 from ..layers.conv import conv2d
@@ -23,6 +23,7 @@ from ..layers.median_pool import median_pool2d
 from ..layers.norm import batch_norm, fixed_batch_norm, group_norm, instance_norm, layer_norm
 from ..layers.pool import avg_pool2d, max_pool2d
 from ..layers.reshape import flatten
+from ..layers.smooth import elu, gelu, gelu_tanh, silu, softplus
 from ..layers.sparsity import entropy_penalty, l1_penalty
 from ..layers.stochastic_pool import expected_pool2d, stochastic_pool2d
 from ..layers.subsample import subsample2d
@@ -34,10 +35,10 @@ from ..operation import Operation
 class Draw:
     """How one argument is drawn.
 
-    Kinds: "normal" is N(0, 1); "apart" holds distinct values at least 0.02 apart and 0.01 from zero, for operations
-    with kinks; "tied" holds only 0, 1 and 2, so that most windows tie; "positive" lies between 10 and 100, where a
-    step of finite differences does not change a draw; "probabilities" are positive rows that sum to one; "labels" are
-    integers below `classes`; "key" is a key of `jax.random.key`.
+    Kinds: "normal" is N(0, 1); "wide" lies between -6 and 6, where units saturate; "apart" holds distinct values at
+    least 0.02 apart and 0.01 from zero, for operations with kinks; "tied" holds only 0, 1 and 2, so that most windows
+    tie; "positive" lies between 10 and 100, where a step of finite differences does not change a draw; "probabilities"
+    are positive rows that sum to one; "labels" are integers below `classes`; "key" is a key of `jax.random.key`.
     """
 
     shape: tuple[int, ...] = ()
@@ -47,6 +48,8 @@ class Draw:
     def __call__(self, rng: np.random.Generator):
         if self.kind == "normal":
             return rng.standard_normal(self.shape)
+        if self.kind == "wide":
+            return rng.uniform(-6, 6, self.shape)
         if self.kind == "apart":
             count = math.prod(self.shape)
             return (rng.permutation(count) - count // 2 + 0.5).reshape(self.shape) * max(0.02, 4 / count)
@@ -185,8 +188,8 @@ def _fixed(shape, **hyper):
     return Case((Draw(shape), *of_channels, Draw(shape[-1:], "positive")), hyper, math.prod(shape[:-1]))
 
 
-def _pointwise(*shapes, kind="normal"):
-    return [Case((Draw(shape, kind),)) for shape in shapes]
+def _pointwise(*shapes, kind="normal", **hyper):
+    return [Case((Draw(shape, kind),), hyper) for shape in shapes]
 
 
 def _pairs(*shapes):
@@ -238,6 +241,21 @@ OPERATIONS = {
         sigmoid: _pointwise((2, 5, 3, 4), (7,)),
         tanh: _pointwise((2, 5, 3, 4), (7,)),
         scaled_tanh: _pointwise((2, 5, 3, 4)),
+        leaky_relu: [
+            *_pointwise((2, 5, 3, 4), kind="apart"),
+            *_pointwise((7,), kind="tied", slope=0.3),
+            *_pointwise((5, 3), kind="wide", slope=1.7),
+        ],
+        hard_swish: _pointwise((2, 5, 3, 4), (7,), kind="wide"),
+        elu: [
+            *_pointwise((2, 5, 3, 4)),
+            *_pointwise((7,), kind="tied", alpha=0.3),
+            *_pointwise((5, 3), kind="wide", alpha=1.7),
+        ],
+        gelu: _pointwise((2, 5, 3, 4), (7,), kind="wide"),
+        gelu_tanh: _pointwise((2, 5, 3, 4), (7,), kind="wide"),
+        silu: _pointwise((2, 5, 3, 4), (7,), kind="wide"),
+        softplus: _pointwise((2, 5, 3, 4), (7,), kind="wide"),
         softmax: [Case((Draw((5, 4)),), terms=4), Case((Draw((2, 3, 6)),), terms=6)],
         flatten: _pointwise((2, 5, 3, 4), (3, 2)),
         add: _pairs(((2, 5, 3, 4), (2, 5, 3, 4)), ((7,), (7,))),

@@ -143,6 +143,13 @@ def _half(grad, residuals, dy, hyper):
     return dy * residuals * (1 - residuals)
 
 
+def _of_gelu_tanh(u, dy, by_square):
+    """(4) of smooth.py with v' = 2 sqrt(2/pi) (1 + by_square u^2)."""
+    twice = 2 * (2 / jnp.pi) ** 0.5
+    v = twice * (u + 0.044715 * u**3)
+    return dy * jax.nn.sigmoid(v) * (1 + u * jax.nn.sigmoid(-v) * twice * (1 + by_square * u**2))
+
+
 # one line each: what is wrong, of which operation, the change, the case that shows it
 MUTANTS = (
     Mutant("kernel not rotated", "conv2d", _with(lambda r, dy, h: ((r[0], r[1][::-1, ::-1], r[2]), dy, h))),
@@ -226,6 +233,36 @@ MUTANTS = (
         0, lambda g, r, dy, h: jnp.broadcast_to(dy[:, None, None], g.shape))),
     Mutant("rows and columns exchanged", "global_max_pool2d", spoil(
         0, lambda g, r, dy, h: g.swapaxes(1, 2).reshape(g.shape)), 1),
+    Mutant("no leak", "leaky_relu", spoil(0, lambda g, r, dy, h: jnp.where(r > 0, dy, 0 * dy))),
+    Mutant("the default slope", "leaky_relu", _with(lambda r, dy, h: (r, dy, h | {"slope": 0.01})), 2),
+    Mutant("slope on both sides", "leaky_relu", spoil(0, lambda g, r, dy, h: h["slope"] * dy), 2),
+    Mutant("sides exchanged", "leaky_relu", _with(lambda r, dy, h: (-r, dy, h))),
+    Mutant("1 at the kink", "leaky_relu", spoil(0, lambda g, r, dy, h: jnp.where(r == 0, dy, g)), 1),
+    Mutant("relu6 without u", "hard_swish", spoil(0, lambda g, r, dy, h: dy * jnp.clip(r + 3, 0, 6) / 6)),
+    Mutant("u for 2u", "hard_swish", spoil(0, lambda g, r, dy, h: jnp.where(jnp.abs(r) < 3, dy * (r + 3) / 6, g))),
+    Mutant("the middle everywhere", "hard_swish", spoil(0, lambda g, r, dy, h: dy * (2 * r + 3) / 6)),
+    Mutant("silu's", "hard_swish", spoil(0, lambda g, r, dy, h: dy * jax.vmap(jax.grad(jax.nn.silu))(
+        r.ravel()).reshape(r.shape))),
+    Mutant("alpha forgotten", "elu", spoil(0, lambda g, r, dy, h: jnp.where(r > 0, dy, dy * (r + 1))), 2),
+    Mutant("y without alpha", "elu", spoil(0, lambda g, r, dy, h: jnp.where(r > 0, dy, dy * r))),
+    Mutant("alpha on both sides", "elu", spoil(0, lambda g, r, dy, h: jnp.where(r > 0, h["alpha"] * dy, g)), 2),
+    Mutant("1 at the kink", "elu", spoil(0, lambda g, r, dy, h: jnp.where(r == 0, dy, g)), 1),
+    Mutant("Phi alone", "gelu", spoil(0, lambda g, r, dy, h: dy * jax.scipy.stats.norm.cdf(r))),
+    Mutant("phi without u", "gelu", spoil(0, lambda g, r, dy, h: dy * (
+        jax.scipy.stats.norm.cdf(r) + jax.scipy.stats.norm.pdf(r)))),
+    Mutant("the approximation's", "gelu", spoil(0, lambda g, r, dy, h: jax.vjp(
+        lambda u: jax.nn.gelu(u, approximate=True), r)[1](dy)[0])),
+    Mutant("the exact one's", "gelu_tanh", spoil(0, lambda g, r, dy, h: jax.vjp(
+        lambda u: jax.nn.gelu(u, approximate=False), r)[1](dy)[0])),
+    Mutant("v' without u^2", "gelu_tanh", spoil(0, lambda g, r, dy, h: _of_gelu_tanh(r, dy, 0))),
+    Mutant("c for 3 c", "gelu_tanh", spoil(0, lambda g, r, dy, h: _of_gelu_tanh(r, dy, 0.044715))),
+    Mutant("sigmoid alone", "silu", spoil(0, lambda g, r, dy, h: dy * jax.nn.sigmoid(r))),
+    Mutant("sigmoid's f' alone", "silu", spoil(
+        0, lambda g, r, dy, h: dy * r * jax.nn.sigmoid(r) * jax.nn.sigmoid(-r))),
+    Mutant("f' of y", "silu", _with(lambda r, dy, h: (r * jax.nn.sigmoid(r), dy, h))),
+    Mutant("sigmoid of y", "softplus", spoil(0, lambda g, r, dy, h: dy * jax.nn.sigmoid(r))),
+    Mutant("e^-y", "softplus", spoil(0, lambda g, r, dy, h: dy - g)),
+    Mutant("relu's", "softplus", spoil(0, lambda g, r, dy, h: jnp.where(r > jnp.log(2), dy, 0 * dy))),
     Mutant("a new draw of the position", "stochastic_pool2d", _with(
         lambda r, dy, h: ((jnp.full_like(r[0], 1), r[1]), dy, h))),
     Mutant("the first position always", "stochastic_pool2d", _with(

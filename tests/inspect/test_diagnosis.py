@@ -6,17 +6,24 @@ import numpy as np
 import pytest
 
 from jaxcnn import (
+    ELU,
+    GELU,
     SGD,
     Conv2d,
     Dense,
     Diagnosis,
     Flatten,
+    GELUTanh,
+    HardSwish,
     InputError,
+    LeakyReLU,
     ReLU,
     ScaledTanh,
     Sequential,
     Sigmoid,
+    SiLU,
     SoftmaxCrossEntropy,
+    Softplus,
     Tanh,
     diagnose,
     gradients,
@@ -89,3 +96,13 @@ def test_saturation_is_said_in_words():
 def test_a_batch_that_does_not_fit_is_refused():
     with pytest.raises(InputError, match="dense"):
         diagnose(Dense(2), {"weight": jnp.ones((3, 2)), "bias": jnp.ones(2)}, jnp.ones((4, 5)))
+
+
+def test_a_hard_swish_unit_is_dead_at_minus_three_and_below():
+    """There its gradient is exactly zero, as the sentence says; the others have none to find."""
+    u = jnp.array([[-3.0, -4.0, -2.9, 0.0], [-5.0, -3.0, -8.0, 0.0]])
+    (found,) = diagnose(HardSwish(), {}, u)
+    assert found == Diagnosis("hardswish1", "dead", 4, 0.5)
+    dead = (HardSwish().backward(HardSwish().forward({}, u)[1], jnp.ones_like(u))[0] == 0).all(axis=0)
+    np.testing.assert_array_equal(dead, [True, True, False, False])
+    assert diagnose(Sequential((LeakyReLU(), ELU(), GELU(), GELUTanh(), SiLU(), Softplus())), {}, u) == ()

@@ -87,15 +87,15 @@ def test_the_penalty_is_added_once_to_the_loss_and_to_the_gradient_of_c():
     (x, labels), loss = problem(), SoftmaxCrossEntropy()
     params = network(0.0).init(jax.random.key(0), x.shape[1:])
     jitted = quick_jit(gradients, static_argnums=(0, 1))
-    plain, E, _ = jitted(network(0.0), loss, params, x, labels)
-    penalised, more, _ = jitted(network(0.5), loss, params, x, labels)
+    plain, E, *_ = jitted(network(0.0), loss, params, x, labels)
+    penalised, more, *_ = jitted(network(0.5), loss, params, x, labels)
     H = jnp.log(effective_inputs(params["combinemaps1"]["c"])).sum()
     assert float(more - E) == pytest.approx(float(H) / 2, rel=1e-4)
     for name, grad in plain["combinemaps1"].items():
         assert (name != "c") == bool((grad == penalised["combinemaps1"][name]).all())
     nested = Sequential((Sequential(network(0.5).layers[:2]), *network(0.5).layers[2:]))
     renamed = {"sequential1": {"combinemaps1": params["combinemaps1"]}, "dense1": params["dense1"]}
-    inside, _, _ = jitted(nested, loss, renamed, x, labels)
+    inside, *_ = jitted(nested, loss, renamed, x, labels)
     np.testing.assert_allclose(inside["sequential1"]["combinemaps1"]["c"], penalised["combinemaps1"]["c"], rtol=1e-6)
     block = Residual(CombineMaps(4, 1, entropy=0.5), Conv2d(4, 1, connections=((0,), (1,), (2,), (3,))))
     params_of_block = block.init(jax.random.key(0), x.shape[1:])
