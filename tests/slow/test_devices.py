@@ -1,4 +1,4 @@
-"""A convolution and its gradient over two devices, in a process of its own: their number is fixed at the start."""
+"""Gradients over two devices, in processes of their own: the number of devices is fixed at the start."""
 
 import os
 import subprocess
@@ -36,8 +36,36 @@ print("right")
 """
 
 
+NORMALISED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from jaxcnn import (BatchNorm, Conv2d, Dense, Flatten, ReLU, Sequential, SGD, SoftmaxCrossEntropy, gradients,
+                    init_state, train_step)
+
+jax.config.update("jax_enable_x64", True)
+mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
+network, loss = Sequential((Conv2d(4, 3), BatchNorm(), ReLU(), Flatten(), Dense(5), BatchNorm())), SoftmaxCrossEntropy()
+optimizer = SGD(0.1)
+state = init_state(network, optimizer, jax.random.key(0), (6, 5, 2), dtype=jnp.float64)
+rng = np.random.default_rng(0)
+x = rng.standard_normal((8, 6, 5, 2)) + np.arange(8)[:, None, None, None]  # each half with a mean of its own
+labels = np.arange(8) % 5
+divided = [jax.device_put(a, NamedSharding(mesh, P("d"))) for a in (x, labels)]
+jitted = jax.jit(gradients, static_argnums=(0, 1))
+(grads, E, _, statistics), expected = (jitted(network, loss, state.params, *data) for data in (divided, (x, labels)))
+step, _ = train_step(network, loss, optimizer, state, *divided)
+whole, _ = train_step(network, loss, optimizer, state, x, labels)
+for found, truth in (((grads, E, statistics), (*expected[:2], expected[3])), (step.params, whole.params),
+                     (step.statistics, whole.statistics)):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), found, truth)
+assert len(divided[0].sharding.device_set) == 2
+print("right")
+"""
+
+
 @pytest.mark.slow
-def test_sharded_arrays_and_shard_map_give_the_gradient_of_one_device():
+@pytest.mark.parametrize("program", [PROGRAM, NORMALISED], ids=["convolution", "batch norm"])
+def test_sharded_arrays_give_the_gradient_of_one_device(program):
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=os.environ | flags, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program], env=os.environ | flags, capture_output=True, text=True)
     assert done.stdout == "right\n", done.stderr
