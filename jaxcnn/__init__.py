@@ -27,6 +27,7 @@ from .layers.sequential import *
 from .layers.sparsity import *
 from .layers.stochastic_pool import *
 from .layers.subsample import *
+from .layers.upsample import *
 from .losses import *
 from .operation import *
 from .progress import *
