@@ -31,6 +31,7 @@ from .layers.sparsity import *
 from .layers.statistics import *
 from .layers.stochastic_pool import *
 from .layers.subsample import *
+from .layers.upsample import *
 from .losses import *
 from .operation import *
 from .progress import *

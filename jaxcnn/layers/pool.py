@@ -171,9 +171,10 @@ def _tiles(x, window):
 
 
 def _sum_over_tiles(x, window):
-    """The rows of each window added one to another, then its columns: twice as fast as both at once on CPU."""
+    """The rows of each window added one to another, then its columns: several times as fast as a sum on CPU."""
     tiles = _tiles(x, window)
-    return functools.reduce(jnp.add, [tiles[:, :, u] for u in range(window.kernel[0])]).sum(axis=3)
+    rows = functools.reduce(jnp.add, [tiles[:, :, u] for u in range(window.kernel[0])])
+    return functools.reduce(jnp.add, [rows[:, :, :, v] for v in range(window.kernel[1])])
 
 
 def _untiled(tiles, window):

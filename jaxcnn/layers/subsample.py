@@ -8,13 +8,13 @@ Shapes:  x (N,H,W,C)   beta, bias (C,)   y, dy (N,P,Q,C)   window (U,V), moved b
 (4)  dbeta[c]         = sum_{n,p,q} dy[n,p,q,c] down(x)[n,p,q,c]                                      [B9]
 (5)  dx               = up(beta dy),   up(d) = d ⊗ 1_{U x V}, zero where no window reaches            [B4]
 
-y is the documents' pre-activation u; an activation layer follows. Sums run in float32 at least.
+up and down are those of upsample.py. y is the documents' pre-activation u; an activation layer follows. Sums run in
+float32 at least.
 Loops: reference/subsample.py. Tests: tests/layers/test_subsample.py.
 """
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -22,7 +22,7 @@ from ..errors import check_floating, check_shape
 from ..geometry import Pair, pair, resolve_pool
 from ..operation import Static, operation
 from .base import OperationLayer, check_image
-from .pool import _sum_over_tiles
+from .upsample import downsample, upsample
 
 __all__ = ["Subsample2d", "subsample2d"]
 
@@ -59,7 +59,8 @@ def subsample2d(x, beta, bias, window_size: int | Pair):
     check_floating("subsample2d", 4, x=x, beta=beta, bias=bias)
     check_shape("subsample2d", "beta", beta, x.shape[3:])
     check_shape("subsample2d", "bias", bias, x.shape[3:])
-    down = downsample(x, window_size)  # (1)
+    window = resolve_pool("subsample2d", x.shape[1:3], window_size)
+    down = downsample(x, window.kernel)  # (1)
     return beta * down + bias, (down, beta, Static(x.shape))  # (2)
 
 
@@ -71,37 +72,9 @@ def _(residuals, dy, *, window_size):
     wide = dy.astype(jnp.promote_types(dy.dtype, jnp.float32))
     dbias = wide.sum(axis=(0, 1, 2)).astype(dy.dtype)  # (3)
     dbeta = (wide * down).sum(axis=(0, 1, 2)).astype(dy.dtype)  # (4)
-    up = upsample(beta * dy, window_size)
+    up = upsample(beta * dy, pair("subsample2d", "window_size", window_size))
     ends = [(0, n - m, 0) for n, m in zip(in_shape.value, up.shape, strict=True)]
     return lax.pad(up, jnp.zeros((), up.dtype), ends), dbeta, dbias  # (5)
-
-
-def downsample(x, window_size: int | Pair) -> jax.Array:
-    """(1): the sum of each block, by correlating with a kernel of ones and taking every n-th sample [T5].
-
-    Raises:
-        InputError: the window does not fit x (N, H, W, C).
-
-    >>> print(downsample(jnp.ones((1, 2, 4, 1)), 2)[0, :, :, 0])
-    [[4. 4.]]
-    """
-    window = resolve_pool("subsample2d", x.shape[1:3], window_size)
-    return _sum_over_tiles(x.astype(jnp.promote_types(x.dtype, jnp.float32)), window).astype(x.dtype)
-
-
-def upsample(x, window_size: int | Pair) -> jax.Array:
-    """x (N, P, Q, C) ⊗ 1_{U x V}: every entry becomes a block of its copies [T5].
-
-    Equal to `jnp.kron(x, jnp.ones((1, U, V, 1)))`, without its multiplications.
-
-    >>> print(upsample(jnp.array([1.0, 2.0]).reshape(1, 1, 2, 1), (2, 3))[0, :, :, 0])
-    [[1. 1. 1. 2. 2. 2.]
-     [1. 1. 1. 2. 2. 2.]]
-    """
-    U, V = pair("subsample2d", "window_size", window_size)
-    N, P, Q, C = x.shape
-    blocks = jnp.broadcast_to(x[:, :, None, :, None, :], (N, P, U, Q, V, C))
-    return blocks.reshape(N, P * U, Q * V, C)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from ..layers.smooth import elu, gelu, gelu_tanh, silu, softplus
 from ..layers.sparsity import entropy_penalty, l1_penalty
 from ..layers.stochastic_pool import expected_pool2d, stochastic_pool2d
 from ..layers.subsample import subsample2d
+from ..layers.upsample import upsample2d_bilinear, upsample2d_nearest
 from ..losses import softmax_cross_entropy, squared_error
 from ..operation import Operation
 
@@ -196,6 +197,20 @@ def _pairs(*shapes):
     return [Case((Draw(a), Draw(b)), terms=math.prod(a[1:3] + b[1:3])) for a, b in shapes]
 
 
+def _upsample_cases(longest):
+    """`longest` is the number of entries of y that one of x reaches, over that of a block."""
+
+    def case(shape, factor):
+        U, V = pair("", "", factor)
+        return Case((Draw(shape),), {"factor": factor}, longest * U * V)
+
+    return case((2, 4, 3, 3), (2, 3)), case((2, 3, 5, 2), 2), case((1, 1, 2, 3), (3, 1)), case((2, 3, 2, 1), (5, 4))
+
+
+def _pointwise(*shapes, kind="normal"):
+    return [Case((Draw(shape, kind),)) for shape in shapes]
+
+
 def _loss_cases(second_kinds):
     return [
         Case((Draw((5, 4)), Draw((5,) if kind == "labels" else (5, 4), kind, 4)), {"reduction": reduction}, 20)
@@ -222,6 +237,8 @@ OPERATIONS = {
             Case((Draw((2, 5, 4, 3), "tied"),), {"window_size": (1, 3), "stride": 1}, terms=3),
         ],
         subsample2d: [_subsample((2, 5, 6, 3), (2, 3)), _subsample((3, 7, 4, 2), 2)],
+        upsample2d_nearest: _upsample_cases(1),
+        upsample2d_bilinear: _upsample_cases(4),
         combine_maps: [
             Case((Draw((2, 5, 6, 3)), Draw((3, 2, 3)), Draw((3, 4)), Draw((4,))), terms=2 * 3 * 5 * 6),
             Case((Draw((1, 3, 4, 2)), Draw((1, 2, 2)), Draw((2, 1)), Draw((1,))), terms=3 * 3 * 2),

@@ -13,7 +13,7 @@ from jax import lax
 
 from ..geometry import resolve_pool
 from ..kernels import LABELS
-from ..layers import pool
+from ..layers import pool, upsample
 from ..losses import one_hot
 from ..operation import Operation
 from .cases import OPERATIONS, Case, find_operation
@@ -150,6 +150,19 @@ def _of_gelu_tanh(u, dy, by_square):
     return dy * jax.nn.sigmoid(v) * (1 + u * jax.nn.sigmoid(-v) * twice * (1 + by_square * u**2))
 
 
+def _interpolated(places):
+    """dx of the bilinear upsampling with other places of the centres: `places(size, factor)`."""
+
+    def change(grad, residuals, dy, hyper):
+        matrices = [
+            np.maximum(0, 1 - np.abs(places(n, f)[:, None] - np.arange(n)))
+            for n, f in zip(grad.shape[1:3], hyper["factor"], strict=True)
+        ]
+        return jnp.einsum("ph,qw,npqc->nhwc", *matrices, dy).astype(grad.dtype)
+
+    return spoil(0, change)
+
+
 # one line each: what is wrong, of which operation, the change, the case that shows it
 MUTANTS = (
     Mutant("kernel not rotated", "conv2d", _with(lambda r, dy, h: ((r[0], r[1][::-1, ::-1], r[2]), dy, h))),
@@ -281,6 +294,20 @@ MUTANTS = (
     Mutant("dbeta without down", "subsample2d", spoil(1, lambda g, r, dy, h: dy.sum((0, 1, 2)))),
     Mutant("dx divided by the window", "subsample2d", spoil(0, lambda g, r, dy, h: g / 6)),
     Mutant("bias of the first sample", "subsample2d", spoil(2, lambda g, r, dy, h: dy[0].sum((0, 1)))),
+    Mutant("blocks averaged", "upsample2d_nearest", spoil(0, lambda g, r, dy, h: g / 6)),
+    Mutant("the first copy alone", "upsample2d_nearest", spoil(0, lambda g, r, dy, h: dy[:, ::2, ::3])),
+    Mutant("copies beside, not in blocks", "upsample2d_nearest", spoil(
+        0, lambda g, r, dy, h: dy.reshape(2, 2, 4, 3, 3, 3).sum((1, 3)))),
+    Mutant("the last column forgotten", "upsample2d_nearest", spoil(
+        0, lambda g, r, dy, h: upsample.downsample(dy.at[:, :, -1].set(0), (2, 3)))),
+    Mutant("nearest's", "upsample2d_bilinear", spoil(0, lambda g, r, dy, h: upsample.downsample(dy, (2, 3)))),
+    Mutant("corners aligned", "upsample2d_bilinear", _interpolated(
+        lambda n, f: np.linspace(0, n - 1, n * f))),
+    Mutant("edge faded, not repeated", "upsample2d_bilinear", _interpolated(
+        lambda n, f: (np.arange(n * f) + 0.5) / f - 0.5)),
+    Mutant("corner for centre", "upsample2d_bilinear", _interpolated(
+        lambda n, f: np.clip(np.arange(n * f) / f, 0, n - 1))),
+    Mutant("divided by the factors", "upsample2d_bilinear", spoil(0, lambda g, r, dy, h: g / 6)),
     Mutant("alpha's gradient for c's", "combine_maps", spoil(
         2, lambda g, r, dy, h: jnp.einsum("npqi,npqj->ij", r[2], dy))),
     Mutant("alpha not transposed into dx", "combine_maps", lambda b, r, dy, **h: (

@@ -59,10 +59,9 @@ def test_residuals_are_small(size, dtype):
 
 def test_bfloat16_means_are_summed_in_float32():
     """256 + 1 is 256 in bfloat16: one after the other, 1024 ones add up to 256."""
-    y = global_avg_pool2d(jnp.ones((1, 32, 32, 1), jnp.bfloat16))
+    exactly = {"xla_allow_excess_precision": False}
+    y = jax.jit(lambda x: global_avg_pool2d(x), compiler_options=exactly)(jnp.ones((1, 32, 32, 1), jnp.bfloat16))
     assert (y.dtype, float(y[0, 0])) == (jnp.bfloat16, 1.0)
-    x = jnp.full((1, 4, 300, 1), 3.0, jnp.bfloat16)
-    assert global_avg_pool2d(x) == 3
 
 
 def test_specs_have_no_parameters_and_drop_the_image():

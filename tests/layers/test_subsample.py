@@ -4,18 +4,6 @@ import numpy as np
 import pytest
 
 from jaxcnn import AvgPool2d, InputError, Subsample2d, subsample2d, summary
-from jaxcnn.layers.subsample import downsample, upsample
-
-
-@pytest.mark.usefixtures("float64")
-def test_upsampling_is_the_kronecker_product_and_downsampling_a_correlation_with_ones(rng):
-    """[T5], [B4]: up(x) = x ⊗ 1; down is a convolution with a kernel of ones, every n-th sample taken."""
-    x = rng.standard_normal((2, 3, 4, 2))
-    np.testing.assert_array_equal(upsample(x, (2, 3)), np.kron(x, np.ones((1, 2, 3, 1))))
-    big = rng.standard_normal((7, 9))
-    correlated = [[big[i : i + 2, j : j + 3].sum() for j in range(9 - 2)] for i in range(7 - 1)]
-    found = downsample(jnp.asarray(big)[None, :, :, None], (2, 3))[0, :, :, 0]
-    np.testing.assert_allclose(found, np.array(correlated)[::2, ::3], rtol=1e-13)
 
 
 @pytest.mark.usefixtures("float64")
