@@ -21,6 +21,7 @@ from .layers.dropout import *
 from .layers.median_pool import *
 from .layers.pool import *
 from .layers.reshape import *
+from .layers.recompute import *
 from .layers.residual import *
 from .layers.rewrite import *
 from .layers.sequential import *

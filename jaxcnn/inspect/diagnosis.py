@@ -16,6 +16,7 @@ import jax
 
 from ..layers.activation import AMPLITUDE, ReLU, ScaledTanh, Sigmoid, Tanh
 from ..layers.base import Layer, Params, walk
+from ..layers.recompute import recomputed
 from ..layers.sequential import as_chain
 from ..operation import Static
 from ..training import cast
@@ -87,7 +88,7 @@ def _measured(network, params, x):
     network, params = as_chain(network, params)
     _, residuals = network.forward(params, x)
     measured = []
-    for name, layer, y in walk(network, residuals):  # what an activation keeps is its output
+    for name, layer, y in walk(network, recomputed(network, residuals)):  # what an activation keeps is its output
         if isinstance(layer, ReLU):
             dead = (y == 0).all(axis=range(y.ndim - 1))  # (2)
             measured.append((Static(Diagnosis(name, "dead", dead.size)), dead.mean()))
