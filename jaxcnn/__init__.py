@@ -20,8 +20,8 @@ from .layers.dense import *
 from .layers.dropout import *
 from .layers.median_pool import *
 from .layers.pool import *
-from .layers.reshape import *
 from .layers.recompute import *
+from .layers.reshape import *
 from .layers.residual import *
 from .layers.rewrite import *
 from .layers.sequential import *
