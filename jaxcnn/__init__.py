@@ -22,6 +22,7 @@ from .layers.global_pool import *
 from .layers.median_pool import *
 from .layers.norm import *
 from .layers.pool import *
+from .layers.recompute import *
 from .layers.reshape import *
 from .layers.residual import *
 from .layers.rewrite import *

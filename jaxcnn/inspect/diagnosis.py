@@ -17,6 +17,7 @@ import jax
 
 from ..layers.activation import AMPLITUDE, HardSwish, ReLU, ScaledTanh, Sigmoid, Tanh
 from ..layers.base import Layer, Params, walk
+from ..layers.recompute import recomputed
 from ..layers.sequential import as_chain
 from ..operation import Static
 from ..training import cast
@@ -88,8 +89,8 @@ def _measured(network, params, x):
     network, params = as_chain(network, params)
     _, residuals = network.forward(params, x)
     measured = []
-    for name, layer, y in walk(network, residuals):  # what an activation keeps is its output, but hard swish u
-        if isinstance(layer, ReLU | HardSwish):
+    for name, layer, y in walk(network, recomputed(network, residuals)):
+        if isinstance(layer, ReLU | HardSwish):  # what an activation keeps is its output, but hard swish u
             dead = ((y == 0) if isinstance(layer, ReLU) else (y <= -3)).all(axis=range(y.ndim - 1))  # (2)
             measured.append((Static(Diagnosis(name, "dead", dead.size)), dead.mean()))
         elif isinstance(layer, Sigmoid | Tanh | ScaledTanh):

@@ -3,7 +3,8 @@ r"""A body with a way around it (He et al. 2016, *Deep Residual Learning for Ima
 (1)  y           = body(x) + shortcut(x)
 (2)  dx          = (dbody/dx)^T dy + (dshortcut/dx)^T dy      the sensitivity goes both ways, and is added at the end
 
-Without a shortcut layer the way around is x itself. Tests: tests/layers/test_residual.py.
+Without a shortcut layer the way around is x itself. It is a sum of two branches: its code is
+`Branches` in jaxcnn/layers/branches.py. Tests: tests/layers/test_residual.py.
 """
 
 from dataclasses import dataclass

@@ -13,6 +13,7 @@ from jaxcnn import (
     Flatten,
     InputError,
     MaxPool2d,
+    Recompute,
     ReLU,
     Residual,
     Sequential,
@@ -189,3 +190,23 @@ def test_a_momentum_out_of_range_is_refused():
 def test_the_summary_counts_learned_numbers_alone():
     total = sum(leaf.size for leaf in jax.tree.leaves(start().params))
     assert summary(NETWORK, (6, 6, 1)).total.parameters == total
+
+
+def test_a_body_that_is_recomputed_has_the_same_statistics_and_gradients(images):
+    x, labels = images
+    plain = Sequential((Conv2d(4, 3), BatchNorm(), ReLU(), Flatten(), Dense(3)))
+    again = Sequential((Recompute(Sequential(plain.layers[:3])), Flatten(), Dense(3)))
+    params = plain.init(KEY, (6, 6, 1))
+    moved = {"recompute1": {"body": {name: params[name] for name in ("conv1", "batchnorm1")}}} | {
+        "dense1": params["dense1"]
+    }
+    (grads, _, _, batch), (of_body, _, _, inside) = (
+        gradients(network, LOSS, tree, x, labels) for network, tree in ((plain, params), (again, moved))
+    )
+    jax.tree.map(np.testing.assert_array_equal, inside, {"recompute1": {"body": batch}})
+    for name in ("conv1", "batchnorm1"):
+        close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+        jax.tree.map(close, of_body["recompute1"]["body"][name], grads[name])
+    state = init_state(again, OPTIMIZER, KEY, (6, 6, 1))
+    state, _ = train_step(again, LOSS, OPTIMIZER, state, x, labels)
+    assert evaluate(again, LOSS, state.averaged, x, labels).loss < 10
