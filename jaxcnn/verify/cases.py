@@ -207,10 +207,6 @@ def _upsample_cases(longest):
     return case((2, 4, 3, 3), (2, 3)), case((2, 3, 5, 2), 2), case((1, 1, 2, 3), (3, 1)), case((2, 3, 2, 1), (5, 4))
 
 
-def _pointwise(*shapes, kind="normal"):
-    return [Case((Draw(shape, kind),)) for shape in shapes]
-
-
 def _loss_cases(second_kinds):
     return [
         Case((Draw((5, 4)), Draw((5,) if kind == "labels" else (5, 4), kind, 4)), {"reduction": reduction}, 20)
