@@ -1,4 +1,4 @@
-"""Losses [L1, L2] and their gradients."""
+"""Losses [L1, L2, N17] and their gradients."""
 
 import math
 
@@ -22,44 +22,54 @@ def squared_error_backward(residuals, dy, *, reduction="mean"):
     return doutputs, -doutputs
 
 
-def softmax_cross_entropy_forward(logits, labels, *, reduction="mean"):
-    """E = - sum t ln p, over N for "mean"."""
-    E = 0.0
-    targets, logp = _targets(labels, logits.shape), _log_probabilities(logits)
-    for index in np.ndindex(logits.shape):
-        E -= targets[index] * logp[index]
-    return np.array(E / _divisor(logits, reduction)), (logits, labels)
+def softmax_cross_entropy_forward(logits, labels, weights=None, *, reduction="mean"):
+    """E = sum_m w_m e_m with e_m = - sum_k t_mk ln p_mk, over sum_m w_m for "mean"."""
+    E, r = _weighted(logits, labels, weights)
+    return np.array(E / r if reduction == "mean" else E), (logits, labels, weights)
 
 
 def softmax_cross_entropy_backward(residuals, dy, *, reduction="mean"):
-    """dE/du_j = sum_k t_k (p_j - [j = k]) ; dE/dt_j = - ln p_j."""
-    logits, labels = residuals
-    targets, logp = _targets(labels, logits.shape), _log_probabilities(logits)
-    N, K = logits.shape
-    dlogits, dlabels = np.zeros((N, K)), np.zeros((N, K))
-    for n, j in np.ndindex(N, K):
-        dlabels[n, j] = -dy * logp[n, j] / _divisor(logits, reduction)
-        for k in range(K):
-            difference = math.exp(logp[n, j]) - (1 if j == k else 0)
-            dlogits[n, j] += dy * targets[n, k] * difference / _divisor(logits, reduction)
-    return dlogits, dlabels if labels.ndim == 2 else None
+    """dE/du_j = w sum_k t_k (p_j - [j = k]), dE/dt_j = - w ln p_j, dE/dw = e; for "mean" over r, the last e - E."""
+    logits, labels, weights = residuals
+    E, r = _weighted(logits, labels, weights)
+    scale = dy / r if reduction == "mean" else dy
+    dlogits, dlabels, dweights = np.zeros(logits.shape), np.zeros(logits.shape), np.zeros(logits.shape[:-1])
+    for m in np.ndindex(logits.shape[:-1]):
+        w = 1.0 if weights is None else weights[m]
+        t, logp = _targets(labels, m, logits.shape[-1]), _log_probabilities(logits[m])
+        dweights[m] = scale * (_term(t, logp) - (E / r if reduction == "mean" else 0))
+        for j in range(logits.shape[-1]):
+            dlabels[(*m, j)] = -scale * w * logp[j]
+            for k in range(logits.shape[-1]):
+                dlogits[(*m, j)] += scale * w * t[k] * (math.exp(logp[j]) - (1 if j == k else 0))
+    return dlogits, None if labels.ndim < logits.ndim else dlabels, None if weights is None else dweights
 
 
-def _log_probabilities(logits):
-    logp = np.zeros(logits.shape)
-    for n, k in np.ndindex(logits.shape):
-        largest = max(logits[n])
-        logp[n, k] = logits[n, k] - largest - math.log(sum(math.exp(u - largest) for u in logits[n]))
-    return logp
+def _weighted(logits, labels, weights):
+    """sum_m w_m e_m and sum_m w_m."""
+    E, r = 0.0, 0.0
+    for m in np.ndindex(logits.shape[:-1]):
+        w = 1.0 if weights is None else weights[m]
+        E += w * _term(_targets(labels, m, logits.shape[-1]), _log_probabilities(logits[m]))
+        r += w
+    return E, r
 
 
-def _targets(labels, shape):
-    if labels.ndim == 2:
-        return labels
-    targets = np.zeros(shape)
-    for n in range(shape[0]):
-        targets[n, labels[n]] = 1
-    return targets
+def _term(t, logp):
+    return -sum(t[k] * logp[k] for k in range(len(t)))
+
+
+def _log_probabilities(u):
+    largest = max(u)
+    total = math.log(sum(math.exp(a - largest) for a in u))
+    return [a - largest - total for a in u]
+
+
+def _targets(labels, m, classes):
+    """Those of the position m; integer labels have no axis of classes."""
+    if np.issubdtype(labels.dtype, np.integer):
+        return [1 if k == labels[m] else 0 for k in range(classes)]
+    return labels[m]
 
 
 def _divisor(outputs, reduction):

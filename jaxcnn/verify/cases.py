@@ -39,7 +39,8 @@ class Draw:
     Kinds: "normal" is N(0, 1); "wide" lies between -6 and 6, where units saturate; "apart" holds distinct values at
     least 0.02 apart and 0.01 from zero, for operations with kinks; "tied" holds only 0, 1 and 2, so that most windows
     tie; "positive" lies between 10 and 100, where a step of finite differences does not change a draw; "probabilities"
-    are positive rows that sum to one; "labels" are integers below `classes`; "key" is a key of `jax.random.key`.
+    are positive rows that sum to one; "labels" are integers below `classes`; "weights" lie between 0.2 and 2, or are 0;
+    "key" is a key of `jax.random.key`.
     """
 
     shape: tuple[int, ...] = ()
@@ -62,6 +63,8 @@ class Draw:
             return rng.dirichlet(np.ones(self.shape[-1]), self.shape[:-1])
         if self.kind == "labels":
             return rng.integers(0, self.classes, self.shape).astype(np.int32)
+        if self.kind == "weights":
+            return rng.uniform(0.2, 2, self.shape) * (rng.random(self.shape) < 0.7)
         return jax.random.key(int(rng.integers(2**31)))
 
 
@@ -207,12 +210,11 @@ def _upsample_cases(longest):
     return case((2, 4, 3, 3), (2, 3)), case((2, 3, 5, 2), 2), case((1, 1, 2, 3), (3, 1)), case((2, 3, 2, 1), (5, 4))
 
 
-def _loss_cases(second_kinds):
-    return [
-        Case((Draw((5, 4)), Draw((5,) if kind == "labels" else (5, 4), kind, 4)), {"reduction": reduction}, 20)
-        for kind in second_kinds
-        for reduction in ("mean", "sum")
-    ]
+def _cross_entropy(kind, reduction, shape=(5, 4), weights=False):
+    """A loss of targets of this kind, labels or those of every class."""
+    rows = shape[:-1]
+    draws = Draw(shape), Draw(rows if kind == "labels" else shape, kind, shape[-1])
+    return Case((*draws, Draw(rows, "weights") if weights else None), {"reduction": reduction}, math.prod(shape))
 
 
 OPERATIONS = {
@@ -277,7 +279,18 @@ OPERATIONS = {
             ((2, 5, 3, 4), (2, 5, 3, 4)), ((2, 4), (2, 5, 3, 4)), ((2, 5, 3, 4), (2, 1, 1, 4)), ((3, 2), (3, 2))
         ),
         dropout: [Case((Draw((4, 5, 3)), Draw(kind="key")), {"rate": r}) for r in (0.0, 0.3, 0.9)],
-        squared_error: _loss_cases(["normal"]),
-        softmax_cross_entropy: _loss_cases(["labels", "probabilities", "normal"]),
+        squared_error: [
+            Case((Draw(shape), Draw(shape)), {"reduction": reduction}, math.prod(shape))
+            for shape, reduction in (((5, 4), "mean"), ((5, 4), "sum"), ((2, 3, 4, 5), "mean"))
+        ],
+        softmax_cross_entropy: [
+            *(_cross_entropy(kind, r) for kind in ("labels", "probabilities") for r in ("mean", "sum")),
+            _cross_entropy("normal", "mean"),
+            _cross_entropy("normal", "mean", (3, 2, 4), weights=True),
+            _cross_entropy("normal", "sum"),
+            _cross_entropy("labels", "mean", (2, 3, 4, 5)),
+            _cross_entropy("labels", "mean", (2, 3, 4, 5), weights=True),
+            _cross_entropy("labels", "sum", (2, 3, 4, 5), weights=True),
+        ],
     }.items()
 }

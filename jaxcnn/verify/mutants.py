@@ -382,6 +382,19 @@ MUTANTS = (
         0, lambda g, r, dy, h: dy * (jnp.exp(r[0]) - one_hot((r[1] + 1) % 4, 4, g.dtype)) / len(g))),
     Mutant("targets without gradient", "softmax_cross_entropy", spoil(1, lambda g, r, dy, h: 0 * g), 2),
     Mutant("targets get p", "softmax_cross_entropy", spoil(1, lambda g, r, dy, h: -dy * jnp.exp(r[0]) / len(g)), 2),
+    Mutant("1/N for every pixel", "softmax_cross_entropy", spoil(0, lambda g, r, dy, h: g * r[3].size / len(g)), 7),
+    Mutant("weights forgotten", "softmax_cross_entropy", spoil(0, lambda g, r, dy, h: dy * (
+        jnp.exp(r[0]) - one_hot(r[1], 5, g.dtype)) / r[2].sum()), 8),
+    Mutant("weights twice", "softmax_cross_entropy", spoil(0, lambda g, r, dy, h: g * r[2][..., None]), 8),
+    Mutant("divided by the number", "softmax_cross_entropy", spoil(
+        0, lambda g, r, dy, h: g * r[2].sum() / r[2].size), 8),
+    Mutant("targets without weights", "softmax_cross_entropy", spoil(
+        1, lambda g, r, dy, h: -dy * r[0] / r[2].sum()), 5),
+    Mutant("e for e - E", "softmax_cross_entropy", spoil(2, lambda g, r, dy, h: dy * r[3] / r[2].sum()), 8),
+    Mutant("e - E for e", "softmax_cross_entropy", spoil(
+        2, lambda g, r, dy, h: g - dy * (r[2] * r[3]).sum() / r[2].sum()), 9),
+    Mutant("no gradient of a weight 0", "softmax_cross_entropy", spoil(
+        2, lambda g, r, dy, h: jnp.where(r[2] == 0, 0 * g, g)), 9),
 )  # fmt: skip
 
 
