@@ -31,6 +31,7 @@ from .training import (
     epoch_order,
     evaluate,
     in_host_memory,
+    is_label,
     refuse_traced,
     train_steps,
 )
@@ -68,7 +69,7 @@ def fit(
         state: from `init_state`.
         images: (N, ...); they are cast to the parameters' dtype, not scaled: divide bytes by 255 before. `Streamed`
             images stay in their files and are decoded by worker processes while the network is trained.
-        labels: (N,) integers.
+        labels: (N,) integers, or a map of them for each image, see `train_step`.
         batch_size: samples per update, from 1 to N.
         epochs: largest number of epochs, at least 1.
         target_error: stop after an epoch whose mean training loss is at or below it; None: never.
@@ -104,13 +105,13 @@ def fit(
     rules = StoppingRules(epochs, target_error, patience)
     if patience is not None and validation is None:
         raise InputError(f"fit: patience is {patience} but validation is None; it must be images and labels")
-    images, labels = check_samples(network, images, in_host_memory(labels))
+    images, labels = check_samples(network, loss, images, in_host_memory(labels))
     check_batch_size(batch_size, len(images))
     images = images if isinstance(images, Streamed) else cast(state.params, images)
     data = images, jnp.asarray(labels)
     probe = tuple(part[:batch_size] for part in data)
     if validation is not None:
-        probe = _pair(network, state.averaged, validation)
+        probe = _pair(network, loss, state.averaged, validation)
     progress = (
         Progress(state)
         if resume is None
@@ -118,6 +119,7 @@ def fit(
     )
     make = _streamed_steps if isinstance(images, Streamed) else _steps
     steps = make((network, loss, optimizer, augment), *data, int(batch_size), progress.state.key)
+    each = max(is_label(loss, labels).sum() / len(labels), 1 / len(labels))  # labels of a sample, in the mean
     count, earlier = 1, progress
     while not rules.hold(progress.history):
         while len(progress.losses) < len(data[0]) // batch_size:
@@ -137,7 +139,7 @@ def fit(
             "epoch": int(progress.state.epoch),
             "step": int(progress.state.step),
             "loss": float(progress.losses.mean()),
-            "accuracy": float(progress.correct.sum() / (len(progress.losses) * batch_size)),
+            "accuracy": float(progress.correct.sum() / (len(progress.losses) * batch_size * each)),
             "seconds": progress.seconds,
         }
         if validation is not None:
@@ -218,12 +220,12 @@ def _resumed(resume, state, validated, steps):
     return resume
 
 
-def _pair(network, params, validation):
+def _pair(network, loss, params, validation):
     """The images and labels to evaluate; a sentence about them says so."""
     if not isinstance(validation, tuple | list) or len(validation) != 2:
         raise InputError(f"fit: validation is of type {type(validation).__name__} but must be a pair, (images, labels)")
     try:
-        images, labels = check_samples(network, validation[0], in_host_memory(validation[1]))
+        images, labels = check_samples(network, loss, validation[0], in_host_memory(validation[1]))
         images = images if isinstance(images, Streamed) else cast(params, images)
         jax.eval_shape(network.apply, params, cast(params, images[:1]))
     except InputError as error:

@@ -118,7 +118,8 @@ def _step(network, loss, optimizer, state, x, labels, augment=None):
     grads, E, outputs, batch = gradients(network, loss, state.params, x, labels, key=key)
     params, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
     statistics = moving_statistics(state.statistics, batch)
-    metrics = {"loss": loss.mean(E, len(x)), "correct": (outputs.argmax(axis=-1) == labels).sum()}
+    mean = loss.mean(E, loss.count(outputs, labels))
+    metrics = {"loss": mean, "correct": (outputs.argmax(axis=-1) == labels).sum()}
     changed = replace(state, params=params, optimizer=optimizer_state, step=state.step + 1, statistics=statistics)
     return changed, metrics
 
@@ -156,18 +157,18 @@ def train_step(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainSta
         network, loss, optimizer: specs; static: another value is compiled anew, so let a schedule change the rate.
         state: from `init_state` or an earlier step.
         x: (B, ...), a batch; it is cast to the parameters' dtype, not scaled.
-        labels: (B,) integers below the number of outputs. Where they are traced, or on
-            another device than a CPU, and out of range, the loss is NaN.
+        labels: (B,) integers below the number of outputs; (B, H, W) where the outputs are maps (B, H, W, K). Where they
+            are traced, or on another device than a CPU, and out of range, the loss is NaN.
 
     Returns:
         `(state, metrics)`: "loss" is the batch's mean loss and the network's penalty, before the update, "correct" how
-        many samples it classified right.
+        many labels it found.
 
     Raises:
         InputError: an argument does not fit the others.
     """
     check_specs(network, loss, optimizer, state)
-    x, labels = check_samples(network, x, labels, "x")
+    x, labels = check_samples(network, loss, x, labels, "x")
     return _run(_step, (0, 1, 2), network, loss, optimizer, state, cast(state.params, x), labels)
 
 
@@ -181,7 +182,7 @@ def train_epoch(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainSt
         network, loss, optimizer: specs; static.
         state: from `init_state` or an earlier epoch.
         images: (N, ...); they are cast to the parameters' dtype.
-        labels: (N,) integers below the number of outputs.
+        labels: (N,) integers below the number of outputs, or a map of them for each image, see `train_step`.
         batch_size: samples per update; static.
 
     Returns:
@@ -191,7 +192,7 @@ def train_epoch(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainSt
         InputError: an argument does not fit the others; the batch size is not between 1 and N.
     """
     check_specs(network, loss, optimizer, state)
-    images, labels = check_samples(network, images, labels)
+    images, labels = check_samples(network, loss, images, labels)
     check_batch_size(batch_size, len(images))
     arrays = cast(state.params, images), jnp.asarray(labels)
     return _run(_epoch, (0, 1, 2, 6), network, loss, optimizer, state, *arrays, int(batch_size))
@@ -265,7 +266,10 @@ def check_batch_size(batch_size: int, count: int) -> None:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` measures: mean loss, accuracy as a fraction, confusion[true, predicted] and the predictions."""
+    """What `evaluate` measures: mean loss, accuracy as a fraction, confusion[true, predicted] and the predictions.
+
+    A label that the loss ignores counts in none of them.
+    """
 
     loss: float
     accuracy: float
@@ -280,7 +284,7 @@ def evaluate(network: Layer, loss: Loss, params: Params, images, labels, *, batc
         network, loss: specs.
         params: the parameters, with statistics where there are batch norms: `state.averaged`.
         images: (N, ...); they are cast to the parameters' dtype.
-        labels: (N,) integers below the number of outputs.
+        labels: (N,) integers below the number of outputs, or a map of them for each image, see `train_step`.
         batch_size: samples computed at a time.
 
     Raises:
@@ -291,35 +295,43 @@ def evaluate(network: Layer, loss: Loss, params: Params, images, labels, *, batc
     check_layer(network)
     check_loss(loss)
     check_count("evaluate", "batch_size", batch_size)
-    images, labels = check_samples(network, images, in_host_memory(labels))
-    classes = _classes(network, images.shape[1:])
-    total, predictions = 0.0, []
+    images, labels = check_samples(network, loss, images, in_host_memory(labels))
+    *_, classes = _output_shape(network, images.shape[1:])
+    total, counted, predictions = 0.0, 0.0, []
     for start in range(0, len(images), batch_size):
         batch = slice(start, start + batch_size)
-        outputs, E = _compiled(_outputs, (0, 1))(network, loss, params, cast(params, images[batch]), labels[batch])
-        total += float(loss.mean(E, len(outputs))) * len(outputs)
-        predictions.append(np.asarray(outputs.argmax(axis=-1)))
-    predicted = np.concatenate(predictions)
+        measured = _compiled(_measured, (0, 1))(network, loss, params, cast(params, images[batch]), labels[batch])
+        predictions.append(np.asarray(measured["predictions"]))
+        total += float(measured["loss"]) * float(measured["count"])
+        counted += float(measured["count"])
+    predicted, known = np.concatenate(predictions), is_label(loss, labels)
     confusion = np.zeros((classes, classes), int)
-    np.add.at(confusion, (labels, predicted), 1)
-    return Evaluation(total / len(labels), float((predicted == labels).mean()), confusion, predicted)
+    np.add.at(confusion, (labels[known], predicted[known]), 1)
+    return Evaluation(total / max(counted, 1), confusion.trace() / max(known.sum(), 1), confusion, predicted)
 
 
-def _outputs(network, loss, params, images, labels):
+def _measured(network, loss, params, images, labels):
     outputs, _ = relu_after_pool(network).forward(params, images)
-    return outputs, loss.forward(outputs, labels)[0]
+    count = loss.count(outputs, labels)
+    mean = loss.mean(loss.forward(outputs, labels)[0], count)
+    return {"predictions": outputs.argmax(axis=-1), "loss": mean, "count": count}
+
+
+def is_label(loss: Loss, labels) -> np.ndarray:
+    """Which labels name a class: all but those that the loss ignores."""
+    return np.asarray(labels) != getattr(loss, "ignore", None)
 
 
 def predict(network: Layer, params: Params, x) -> tuple[jax.Array, jax.Array]:
     """The class of greatest probability and that probability, for each sample [A4].
 
     Args:
-        network: a layer whose outputs are (N, K) logits.
+        network: a layer whose outputs are logits (N, K), or of every pixel (N, H, W, K).
         params: its parameters.
         x: (N, ...), a batch; it is cast to the parameters' dtype.
 
     Returns:
-        Classes (N,), int32, and probabilities (N,) of the outputs' dtype, by softmax of the outputs.
+        Classes (N,) or (N, H, W), int32, and as many probabilities of the outputs' dtype, by softmax of the outputs.
 
     Raises:
         InputError: x does not fit the network.
@@ -361,23 +373,32 @@ def _numbers(value, name):
     return array
 
 
-def check_samples(network: Layer, images, labels, name: str = "images"):
+def check_samples(network: Layer, loss: Loss, images, labels, name: str = "images"):
     """Images and labels as arrays; refused unless the labels are one output of the network for each image.
+
+    Where its outputs are maps (N, H, W, K) there is a label for each position, (N, H, W).
 
     Only labels that lie in the host's memory are looked at: those of another device would be waited for. `evaluate` and
     `fit`, which take long, bring them there: `in_host_memory`.
     """
     images, labels = _numbers(images, name), _array(labels)
     integers = jnp.issubdtype(labels.dtype, jnp.integer)
-    if labels.shape != images.shape[:1] or not integers or not len(labels):
+    *places, classes = shape = _output_shape(network, images.shape[1:])
+    if places and labels.shape == images.shape[:1]:
+        raise InputError(
+            f"network: the output for an image of shape {images.shape[1:]} has shape {shape} but must have shape "
+            "(classes,), since labels has one for each image; add Flatten() and Dense(classes)"
+        )
+    if labels.shape != (len(images), *places) or not integers or not len(labels):
+        each = f" at each of {' x '.join(map(str, places))} places" if places else ""
         raise InputError(
             f"labels has shape {labels.shape} and type {labels.dtype} but must be an integer for each of the "
-            f"{len(images)} images, at least one"
+            f"{len(images)} images{each}, at least one"
         )
-    classes = _classes(network, images.shape[1:])
     if isinstance(labels, np.ndarray) or (not isinstance(labels, Tracer) and _at_hand(labels)):
         values = np.asarray(labels)
-        if values.min() < 0 or values.max() >= classes:
+        values = values[is_label(loss, values)]
+        if values.size and (values.min() < 0 or values.max() >= classes):
             raise InputError(f"labels go from {values.min()} to {values.max()} but the network has {classes} outputs")
     return images, labels
 
@@ -392,15 +413,12 @@ def _at_hand(array):
 
 
 @cache
-def _classes(network, in_shape):
-    """K of a network whose outputs are (N, K)."""
+def _output_shape(network, in_shape):
+    """(K,) of a network that classifies images, (H, W, K) of one that classifies their pixels."""
     shape = network.output_shape(in_shape)
-    if len(shape) != 1:
-        raise InputError(
-            f"network: the output for an image of shape {in_shape} has shape {shape} but must have shape (classes,); "
-            "add Flatten() and Dense(classes)"
-        )
-    return shape[0]
+    if not shape:
+        raise InputError(f"network: the output for an image of shape {in_shape} has shape () but must have (classes,)")
+    return shape
 
 
 def check_specs(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainState) -> None:
@@ -425,5 +443,5 @@ def check_layer(network: Layer) -> None:
 
 def check_loss(loss: Loss) -> None:
     """Refuse what is no loss."""
-    if isinstance(loss, type) or not all(hasattr(loss, name) for name in ("forward", "backward", "mean")):
+    if isinstance(loss, type) or not all(hasattr(loss, name) for name in ("forward", "backward", "mean", "count")):
         raise InputError(f"loss is {shown(loss)} but must be a loss, such as SoftmaxCrossEntropy()")

@@ -12,11 +12,14 @@ from corners import LOSS, NETWORK, OPTIMIZER, same, start
 from jaxcnn import (
     SGD,
     Averaged,
+    Conv2d,
     Dense,
     Flatten,
     InputError,
     Progress,
+    ReLU,
     Sequential,
+    SoftmaxCrossEntropy,
     best_epoch,
     evaluate,
     fit,
@@ -247,3 +250,32 @@ def test_a_rule_holds_at_its_value_and_of_equals_the_least_loss_is_best():
     assert not StoppingRules(9, target_error=0.5).hold([{"loss": 0.5000001}])
     epochs = [{"validation_accuracy": 0.5, "validation_loss": loss} for loss in (0.4, 0.2, 0.3, 0.2)]
     assert best_epoch(epochs) == 2
+
+
+def test_maps_of_labels_are_learned_and_what_is_ignored_counts_nowhere(rng):
+    """Each pixel's class is its sign; one in five has no label, 255."""
+    network = Sequential((Conv2d(8, 3, padding=1), ReLU(), Conv2d(2, 1)))
+    loss = SoftmaxCrossEntropy(ignore=255, reduction="sum")
+    x = rng.standard_normal((40, 6, 5, 1)).astype(np.float32)
+    truth = (x[..., 0] > 0).astype(np.uint8)
+    labels = np.where(rng.random(truth.shape) < 0.2, 255, truth).astype(np.uint8)
+    optimizer = SGD(3e-3, momentum=0.9)
+    state = init_state(network, optimizer, jax.random.key(0), (6, 5, 1))
+    before = evaluate(network, loss, state.params, x, labels, batch_size=16)
+    state, history = fit(network, loss, optimizer, state, x, labels, batch_size=8, epochs=20, validation=(x, labels))
+    measured = evaluate(network, loss, state.averaged, x, labels, batch_size=16)
+    known = labels != 255
+    assert measured.predictions.shape == labels.shape
+    assert measured.confusion.sum() == known.sum()
+    assert measured.accuracy == pytest.approx((measured.predictions == labels)[known].mean())
+    assert measured.accuracy > 0.95 > before.accuracy
+    assert history[-1]["accuracy"] == pytest.approx(measured.accuracy, abs=0.05)
+    outputs = network.apply(state.averaged, jnp.asarray(x))
+    rows = SoftmaxCrossEntropy().apply(outputs[known], jnp.asarray(labels[known]))
+    assert measured.loss == pytest.approx(float(rows), rel=1e-5)
+    with pytest.raises(
+        InputError, match=r"labels has shape \(40, 6\) .* for each of the 40 images at each of 6 x 5 pl"
+    ):
+        evaluate(network, loss, state.averaged, x, labels[:, :, 0])
+    with pytest.raises(InputError, match="labels go from 0 to 254 but the network has 2 outputs"):
+        evaluate(network, loss, state.averaged, x, np.where(labels == 255, 254, labels))

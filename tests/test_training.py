@@ -207,8 +207,8 @@ def test_errors_are_one_sentence(images):
     state, maps = start(), Sequential((Conv2d(4, 3),))
     other = init_state(maps, OPTIMIZER, jax.random.key(0), (6, 6, 1))
     flatten = (
-        "network: the output for an image of shape (6, 6, 1) has shape (4, 4, 4) but must have shape (classes,); "
-        "add Flatten() and Dense(classes)"
+        "network: the output for an image of shape (6, 6, 1) has shape (4, 4, 4) but must have shape (classes,), since "
+        "labels has one for each image; add Flatten() and Dense(classes)"
     )
     high = "labels go from 1 to 3 but the network has 3 outputs"
     x, labels = images
