@@ -6,7 +6,7 @@ Chen et al., *Training deep nets with sublinear memory cost* (2016).
 (2)  backward  r from x, w and the key once more, the same draws with them; then the body's own backward of (r, dy)
 
 Under `jit` both forwards stand in one program, and XLA, which sees that they are equal, would merge them and keep r
-after all. `jax.checkpoint` puts `jax.lax.optimization_barrier` between, but XLA for CPU takes that away before it merges:
+after all. `jax.checkpoint` puts `jax.lax.optimization_barrier` between, but XLA for CPU removes that before it merges:
 there a checkpoint saves nothing (jax 0.10). So what the second forward gets is chosen by a condition on dy that always
 holds, which no compiler knows: it is another value than x, and not there before dy is.
 Tests: tests/layers/test_recompute.py.
