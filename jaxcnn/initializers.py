@@ -1,4 +1,4 @@
-"""Random initial weights [I1]. Biases start at zero.
+"""Random initial weights [I1]. Biases start at zero, but those of "torch" are drawn, too [N18].
 
 Each function takes a key, the weight's shape and its fans: fan_in inputs form one output unit, and one input unit
 feeds fan_out outputs (for a kernel, taps times channels). A fan may be an array that broadcasts against the shape, one
@@ -8,6 +8,7 @@ for each map. The same key draws the same weights. The dtype is JAX's default fl
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .errors import check_key, find
@@ -81,6 +82,25 @@ def normal(key: jax.Array, shape: tuple[int, ...], fan_in: Fan, fan_out: Fan) ->
     return _normal(key, shape, 0.01)
 
 
+def torch(key: jax.Array, shape: tuple[int, ...], fan_in: Fan, fan_out: Fan) -> jax.Array:
+    """U(-a, a) with a = 1 / sqrt(fan_in), the default of PyTorch's `nn.Conv2d` and `nn.Linear` [N18].
+
+    Their biases are drawn from the same distribution, and so are those of a layer with this initializer.
+    """
+    return _uniform(key, shape, 1 / np.sqrt(fan_in))
+
+
+DEVIATION_CUT = 0.87962566103423978  # of N(0, 1) cut off at -2 and 2
+
+
+def flax(key: jax.Array, shape: tuple[int, ...], fan_in: Fan, fan_out: Fan) -> jax.Array:
+    """A normal distribution of variance 1 / fan_in, cut off at two of its deviations, the default of Flax [N19].
+
+    Cutting takes variance away: before, the deviation is 1 / (0.8796 sqrt(fan_in)).
+    """
+    return jax.random.truncated_normal(key, -2.0, 2.0, shape) * (np.sqrt(1 / fan_in) / DEVIATION_CUT)
+
+
 def _uniform(key, shape, bound):
     return jax.random.uniform(key, shape, minval=-1.0) * bound
 
@@ -92,7 +112,8 @@ def _normal(key, shape, deviation):
 INITIALIZERS = {
     f.__name__: f
     for f in (
-        glorot_uniform, glorot_normal, he_uniform, he_normal, lecun_uniform, lecun_normal, lenet_uniform, normal,
+        glorot_uniform, glorot_normal, he_uniform, he_normal, lecun_uniform, lecun_normal, lenet_uniform, normal, torch,
+        flax,
     )
 }  # fmt: skip
 
@@ -109,6 +130,17 @@ def initialize(name: str, key: jax.Array, shape: tuple[int, ...], fan_in: Fan, f
     draw = find_initializer(name)
     check_key("init", key)
     return draw(key, shape, fan_in, fan_out)
+
+
+def initial_bias(name: str, key: jax.Array, shape: tuple[int, ...], fan_in: Fan) -> jax.Array:
+    """The bias beside weights that `initialize(name, key, ...)` draws: zeros, but for "torch" a draw of its own.
+
+    >>> print(initial_bias("he_normal", jax.random.key(0), (3,), 5))
+    [0. 0. 0.]
+    >>> bool(abs(initial_bias("torch", jax.random.key(0), (3,), 4)).max() < 1 / 2)
+    True
+    """
+    return torch(jax.random.fold_in(key, 1), shape, fan_in, 1) if name == "torch" else jnp.zeros(shape)
 
 
 def find_initializer(name: str) -> Callable:

@@ -221,7 +221,7 @@ class Loss:
         if type(self) is Loss:
             raise InputError("Loss: has no operation but must be one of its subclasses, such as SoftmaxCrossEntropy()")
 
-    def count(self, outputs, labels):
+    def count(self, outputs, labels) -> int | jax.Array:
         """What a mean over this batch is divided by: the number of samples N, unless the loss says otherwise."""
         return len(outputs)
 
@@ -294,7 +294,7 @@ class SoftmaxCrossEntropy(Loss):
         if not (self.ignore is None or is_int(self.ignore)):
             raise InputError(f"SoftmaxCrossEntropy: ignore is {shown(self.ignore)} but must be an int or None")
 
-    def count(self, outputs, labels):
+    def count(self, outputs, labels) -> int | jax.Array:
         """The sum of the labels' weights; without class_weights and ignore their number."""
         *_, weights = self._arrays(outputs, labels)
         return math.prod(outputs.shape[:-1]) if weights is None else weights.sum()

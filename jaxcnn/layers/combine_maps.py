@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from ..errors import InputError, check_count, check_floating, check_shape, is_number, shown
 from ..geometry import Pair, pair
-from ..initializers import find_initializer, initialize
+from ..initializers import find_initializer, initial_bias, initialize
 from ..kernels import sum_over_positions
 from ..operation import operation
 from .base import OperationLayer, check_image, parameter
@@ -123,7 +123,8 @@ class CombineMaps(OperationLayer):
         # a kernel has one map on either side; c is random, else all output maps would be the same
         kernels = initialize(self.initializer, kernels_key, (U, V, in_shape[2]), U * V, U * V)
         c = jax.random.normal(c_key, (in_shape[2], self.out_channels))
-        return {"kernels": kernels, "c": c, "bias": jnp.zeros(self.out_channels)}
+        bias = initial_bias(self.initializer, kernels_key, (self.out_channels,), U * V)
+        return {"kernels": kernels, "c": c, "bias": bias}
 
     def penalty(self, params):
         if not self.entropy:

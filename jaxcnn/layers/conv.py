@@ -21,7 +21,7 @@ import numpy as np
 
 from ..errors import InputError, check_count, check_flag, check_floating, check_shape, is_int
 from ..geometry import Padding, Pair, check_window, pair, resolve
-from ..initializers import find_initializer, initialize
+from ..initializers import find_initializer, initial_bias, initialize
 from ..kernels import correlate, input_gradient, kernel_gradient, materialized
 from ..operation import operation
 from .base import OperationLayer, check_image, parameter
@@ -172,7 +172,9 @@ class Conv2d(OperationLayer):
             seen = self._seen(in_shape[2])
             fan_in, fan_out = U * V * seen.sum(axis=0), U * V * np.maximum(seen.sum(axis=1), 1)[:, None]
         weight = self._cut(initialize(self.initializer, key, shape, fan_in, fan_out))
-        return {"weight": weight, "bias": jnp.zeros(self.out_channels)} if self.bias else {"weight": weight}
+        if not self.bias:
+            return {"weight": weight}
+        return {"weight": weight, "bias": initial_bias(self.initializer, key, (self.out_channels,), fan_in)}
 
     def backward(self, residuals, dy):
         dx, grads = super().backward(residuals, dy)

@@ -12,10 +12,8 @@ Loops: reference/dense.py. Tests: tests/layers/test_dense.py.
 
 from dataclasses import KW_ONLY, dataclass
 
-import jax.numpy as jnp
-
 from ..errors import InputError, check_count, check_flag, check_floating, check_shape
-from ..initializers import find_initializer, initialize
+from ..initializers import find_initializer, initial_bias, initialize
 from ..kernels import materialized
 from ..operation import operation
 from .base import OperationLayer
@@ -96,7 +94,9 @@ class Dense(OperationLayer):
             raise InputError(f"dense: the input has shape {in_shape} but must have shape (in_features,); add Flatten()")
         fan_in, fan_out = in_shape[0], self.out_features
         weight = initialize(self.initializer, key, (fan_in, fan_out), fan_in, fan_out)
-        return {"weight": weight, "bias": jnp.zeros(fan_out)} if self.bias else {"weight": weight}
+        if not self.bias:
+            return {"weight": weight}
+        return {"weight": weight, "bias": initial_bias(self.initializer, key, (fan_out,), fan_in)}
 
     def multiply_adds(self, in_shape):
         return in_shape[0] * self.out_features
