@@ -15,6 +15,7 @@ from .layers.activation import *
 from .layers.base import *
 from .layers.combine_maps import *
 from .layers.conv import *
+from .layers.conv_transpose import *
 from .layers.dense import *
 from .layers.dropout import *
 from .layers.global_pool import *
