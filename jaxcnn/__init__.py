@@ -16,6 +16,7 @@ from .layers.base import *
 from .layers.branches import *
 from .layers.combine_maps import *
 from .layers.conv import *
+from .layers.conv_transpose import *
 from .layers.dense import *
 from .layers.dropout import *
 from .layers.global_pool import *

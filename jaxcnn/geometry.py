@@ -7,9 +7,11 @@ A window of k taps, dilated by d and moved by s, slides over n entries with lo z
 (3)  "SAME"            p = ceil(n / s); lo + hi is what (1) then needs, hi the larger by one     [G3]
 (4)  padding of dx     (d (k - 1) - lo,  n + lo - s (p - 1) - 1)                                [B3]
 (5)  padding of dw     (lo,  s (p - 1) + 1 + d (k - 1) - n - lo)                                [B7]
+(6)  transposed        n = (p - 1) s - lo - hi + d (k - 1) + 1 + extra,  0 <= extra < s        [N24]
 
 (4) is the padding of dy, spread by the stride, under the rotated kernel; (5) the padding of x under dy used as a
-kernel dilated by s. Both may be negative: a negative padding crops.
+kernel dilated by s. Both may be negative: a negative padding crops. (6) is (1) solved for n, which s values of n have
+in common: extra says which of them.
 """
 
 from collections.abc import Callable, Iterator
@@ -181,6 +183,60 @@ def resolve_pool(
     return window
 
 
+def resolve_transposed(
+    op: str,
+    size: Pair,
+    kernel_size: int | Pair,
+    *,
+    stride: int | Pair = 1,
+    padding: int | Pads = 0,
+    output_padding: int | Pair = 0,
+    dilation: int | Pair = 1,
+) -> Window:
+    """The window whose output is `size`, over the image of a transposed convolution, which its `size` is by (6).
+
+    Args:
+        op, stride, dilation: as for `resolve`.
+        size: height and width of the input of the transposed convolution.
+        padding: an int >= 0 or ((top, bottom), (left, right)): what the window has around the image.
+        output_padding: extra rows and columns, an int or (height, width), each at least 0 and below the stride.
+
+    Raises:
+        InputError: an argument has another form, or nothing is left of the image.
+
+    >>> resolve_transposed("conv_transpose2d", (4, 3), 3, stride=2, padding=1, output_padding=(1, 0)).size
+    (8, 5)
+    """
+    check_transposed(op, kernel_size, stride, padding, output_padding, dilation)
+    kernel, strides, dilations = (pair(op, "", value) for value in (kernel_size, stride, dilation))
+    pads, extras = fixed_pads(op, padding), _extras(op, output_padding)
+    axes = zip(size, kernel, strides, pads, dilations, extras, strict=True)
+    height, width = ((p - 1) * s - sum(pad) + d * (k - 1) + 1 + extra for p, k, s, pad, d, extra in axes)  # (6)
+    if min(*size, height, width) < 1:
+        raise InputError(
+            f"{op}: of an input of {size[0]}x{size[1]} the output is {height}x{width} but both must be at least 1x1"
+        )
+    return resolve(op, (height, width), kernel, stride=strides, padding=pads, dilation=dilations)
+
+
+def check_transposed(
+    op: str,
+    kernel_size: int | Pair,
+    stride: int | Pair,
+    padding: int | Pads,
+    output_padding: int | Pair,
+    dilation: int | Pair,
+) -> None:
+    """`check_window` for a transposed convolution, whose padding has no names."""
+    fixed_pads(op, padding)
+    check_window(op, kernel_size=kernel_size, stride=stride, dilation=dilation)
+    strides, extras = pair(op, "stride", stride), _extras(op, output_padding)
+    if any(extra >= s for extra, s in zip(extras, strides, strict=True)):
+        raise InputError(
+            f"{op}: output_padding is {shown(output_padding)} but must be below the stride, which is {strides}"
+        )
+
+
 def check_window(op: str, *, padding: Padding = 0, **sizes: int | Pair) -> None:
     """Refuse window arguments that fit no input: a layer's, when it is made.
 
@@ -233,13 +289,29 @@ def _given_pads(op: str, padding: Padding) -> Pads | None:
     """The padding where it does not depend on the input; None for "SAME"."""
     if isinstance(padding, str) and padding in ("SAME", "VALID"):
         return None if padding == "SAME" else ((0, 0), (0, 0))
+    return fixed_pads(op, padding, '{0}, {1} of such ints, "SAME" or "VALID"')
+
+
+def fixed_pads(op: str, padding: Padding, forms: str = "{0} or {1} of such ints") -> Pads:
+    """A padding in numbers as ((top, bottom), (left, right)).
+
+    >>> fixed_pads("pad2d", 2)
+    ((2, 2), (2, 2))
+    """
     pads = ((padding, padding), (padding, padding)) if is_int(padding) else padding
     if not _are_pads(pads):
-        raise InputError(
-            f"{op}: padding is {shown(padding)} but must be an int >= 0, ((top, bottom), (left, right)) of such ints, "
-            '"SAME" or "VALID"'
-        )
+        must = forms.format("an int >= 0", "((top, bottom), (left, right))")
+        raise InputError(f"{op}: padding is {shown(padding)} but must be {must}")
     return (int(pads[0][0]), int(pads[0][1])), (int(pads[1][0]), int(pads[1][1]))
+
+
+def _extras(op: str, output_padding: int | Pair) -> Pair:
+    both = (output_padding, output_padding) if is_int(output_padding) else output_padding
+    if not _is_pair(both) or min(both) < 0:
+        raise InputError(
+            f"{op}: output_padding is {shown(output_padding)} but must be an int or a pair of ints, each at least 0"
+        )
+    return int(both[0]), int(both[1])
 
 
 def _is_pair(value) -> TypeGuard[Pair]:

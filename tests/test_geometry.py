@@ -5,7 +5,7 @@ import pytest
 from jax import lax
 
 from jaxcnn.errors import InputError
-from jaxcnn.geometry import output_size, resolve, resolve_pool
+from jaxcnn.geometry import output_size, resolve, resolve_pool, resolve_transposed
 
 
 def test_the_worked_example_of_d2():
@@ -85,6 +85,15 @@ def test_a_pooling_window_wholly_in_the_padding_is_refused():
     with pytest.raises(InputError, match="lies wholly in the padding"):
         resolve_pool("max_pool2d", (8, 8), 2, padding=((0, 2), (0, 0)))
     assert resolve_pool("max_pool2d", (8, 8), 2, padding=((0, 1), (0, 0))).output == (4, 4)
+
+
+def test_a_transposed_window_has_the_size_that_it_was_made_for():
+    """[N24]: every size of image is found again from that of the output, with what the stride left over."""
+    for n, k, s, lo, hi, d in itertools.product(range(5, 12), (1, 2, 3), (1, 2, 3, 5), (0, 2), (0, 1), (1, 2)):
+        window = resolve("conv2d", (n, 12), (k, 2), stride=(s, 2), padding=((lo, hi), (1, 0)), dilation=(d, 1))
+        extra = (n + lo + hi - (d * (k - 1) + 1)) % s
+        more = {"stride": (s, 2), "padding": ((lo, hi), (1, 0)), "dilation": (d, 1), "output_padding": (extra, 1)}
+        assert resolve_transposed("conv_transpose2d", window.output, (k, 2), **more) == window
 
 
 def test_output_size_accepts_the_forms_of_padding():

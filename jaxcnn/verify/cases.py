@@ -11,11 +11,12 @@ import jax
 import numpy as np
 
 from ..errors import find
-from ..geometry import pair, resolve, resolve_pool
+from ..geometry import pair, resolve, resolve_pool, resolve_transposed
 from ..layers.activation import hard_swish, leaky_relu, relu, scaled_tanh, sigmoid, softmax, tanh
 from ..layers.branches import add, concatenate, multiply
 from ..layers.combine_maps import combine_maps
 from ..layers.conv import conv2d
+from ..layers.conv_transpose import conv_transpose2d
 from ..layers.dense import dense
 from ..layers.dropout import dropout
 from ..layers.global_pool import global_avg_pool2d, global_max_pool2d
@@ -143,6 +144,27 @@ CONV_CASES = (
 )
 
 
+def _transposed(x, weight, bias=True, **hyper):
+    geometry = {k: v for k, v in hyper.items() if k != "groups"}
+    window = resolve_transposed("conv_transpose2d", x[1:3], weight[:2], **geometry)
+    (U, V, O, I), groups = weight, hyper.get("groups", 1)
+    terms = max(U * V * I // groups, U * V * O, x[0] * math.prod(window.size))
+    return Case((Draw(x), Draw(weight), Draw((O * groups,)) if bias else None), hyper, terms)
+
+
+TRANSPOSED_CASES = (
+    _transposed((2, 4, 3, 3), (3, 2, 2, 3)),
+    _transposed((2, 4, 3, 2), (2, 3, 3, 2), stride=2, padding=((1, 0), (0, 2))),
+    _transposed((2, 3, 4, 2), (2, 1, 3, 2), stride=(3, 2), output_padding=(2, 1)),
+    _transposed((1, 2, 3, 1), (2, 3, 2, 1), bias=False, stride=(3, 1), padding=1),
+    _transposed((2, 3, 4, 2), (4, 3, 3, 2), stride=(2, 3), padding=((2, 1), (0, 1)), output_padding=(1, 0)),
+    _transposed((2, 3, 2, 4), (3, 2, 3, 4), stride=(1, 2), padding=((1, 2), (1, 0)), groups=2),
+    _transposed((2, 3, 4, 2), (2, 3, 3, 2), stride=2, padding=((1, 0), (2, 1)), dilation=(3, 2), output_padding=1),
+    _transposed((2, 3, 2, 3), (2, 2, 1, 3), padding=((1, 0), (0, 1)), stride=2, groups=3),
+    _transposed((2, 4, 3, 2), (2, 3, 3, 2), padding=((3, 0), (0, 1)), stride=2),
+)
+
+
 def pool_case(shape, kind, **hyper) -> Case:
     """A pooling of an image of this shape, drawn as `kind`."""
     window = resolve_pool("pool", shape[1:3], **hyper)
@@ -221,6 +243,7 @@ OPERATIONS = {
     op.name: Entry(op, tuple(cases))
     for op, cases in {
         conv2d: CONV_CASES,
+        conv_transpose2d: TRANSPOSED_CASES,
         max_pool2d: _pool_cases("apart"),
         avg_pool2d: _pool_cases("normal"),
         global_avg_pool2d: [

@@ -187,6 +187,20 @@ MUTANTS = (
     Mutant("border of dx cropped", "conv2d", spoil(0, lambda g, r, dy, h: g.at[:, -1].set(0))),
     Mutant("dilation counts the gaps", "conv2d", spoil(1, lambda g, r, dy, h: jnp.roll(g, 1, 0)), 6),
     Mutant("1 % too much", "conv2d", spoil(0, lambda g, r, dy, h: 1.01 * g)),
+    Mutant("kernel rotated", "conv_transpose2d", _with(lambda r, dy, h: ((r[0], r[1][::-1, ::-1], r[2]), dy, h))),
+    Mutant("dweight rotated", "conv_transpose2d", spoil(1, lambda g, r, dy, h: g[::-1, ::-1])),
+    Mutant("dweight of the first sample", "conv_transpose2d", lambda b, r, dy, **h: (
+        b(r, dy, **h)[0], b((r[0][:1], *r[1:]), dy[:1], **h)[1], b(r, dy, **h)[2])),
+    Mutant("padding lo and hi swapped", "conv_transpose2d", _with(lambda r, dy, h: (r, dy, _swapped(h))), 1),
+    Mutant("output padding at the beginning", "conv_transpose2d", _with(
+        lambda r, dy, h: (r, jnp.roll(dy, h["output_padding"], (1, 2)), h)), 2),
+    Mutant("output padding without bias", "conv_transpose2d", spoil(
+        2, lambda g, r, dy, h: dy[:, :-2, :-1].sum((0, 1, 2))), 2),
+    Mutant("bias averaged over the positions", "conv_transpose2d", spoil(
+        2, lambda g, r, dy, h: dy.mean((1, 2)).sum(0))),
+    Mutant("strided dx shifted", "conv_transpose2d", spoil(0, lambda g, r, dy, h: jnp.roll(g, 1, 1)), 4),
+    Mutant("groups' kernels exchanged", "conv_transpose2d", spoil(1, lambda g, r, dy, h: jnp.roll(g, 2, -1)), 5),
+    Mutant("dilation counts the gaps", "conv_transpose2d", spoil(1, lambda g, r, dy, h: jnp.roll(g, 1, 0)), 6),
     Mutant("overlapping windows assigned", "max_pool2d", _assigned, 1),
     Mutant("sliced from the unpadded input", "max_pool2d", spoil(0, lambda g, r, dy, h: jnp.roll(g, 1, (1, 2))), 3),
     Mutant("every tie the full gradient", "max_pool2d", spoil(0, _to_ties(lambda t, k: sum(t))), 8, keep_x=True),
