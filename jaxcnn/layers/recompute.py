@@ -9,9 +9,6 @@ Under `jit` both forwards stand in one program, and XLA, which sees that they ar
 after all. `jax.checkpoint` puts `jax.lax.optimization_barrier` between, but XLA for CPU takes that away before it
 merges: there a checkpoint saves nothing (jax 0.10). So what the second forward gets is chosen by a condition on dy that
 always holds, which no compiler knows: it is another value than x, and not there before dy is.
-after all. `jax.checkpoint` puts `jax.lax.optimization_barrier` between, but XLA for CPU removes that before it merges:
-there a checkpoint saves nothing (jax 0.10). So what the second forward gets is chosen by a condition on dy that always
-holds, which no compiler knows: it is another value than x, and not there before dy is.
 Tests: tests/layers/test_recompute.py.
 """
 

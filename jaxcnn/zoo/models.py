@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from ..errors import find
 from ..layers.activation import ReLU, ScaledTanh, Sigmoid, Tanh
 from ..layers.base import Layer, Shape
+from ..layers.branches import Concatenate, Identity
 from ..layers.combine_maps import CombineMaps
 from ..layers.conv import LENET5_C3, Conv2d
+from ..layers.conv_transpose import ConvTranspose2d
 from ..layers.dense import Dense
 from ..layers.dropout import Dropout
 from ..layers.global_pool import GlobalAvgPool2d, GlobalMaxPool2d
@@ -98,6 +100,22 @@ def mobilenet32(classes: int = 10) -> Sequential:
         layers += [*of_each_map, *_normalised(channels, 1, padding=0), ReLU()]
         inputs = channels
     return Sequential((*layers, GlobalAvgPool2d(), Dense(classes)))
+
+
+def unet(classes: int = 2) -> Sequential:
+    """A small U-Net: a class for each pixel of images whose sides are multiples of 4; 117,378 parameters.
+
+    Ronneberger, Fischer & Brox, *U-Net* (2015), with two levels in place of four, and borders that are kept.
+    """
+    inner: Layer = Sequential(_twice(64))
+    for channels in (32, 16):
+        below = MaxPool2d(2), *inner.layers, ConvTranspose2d(channels, 2, stride=2)
+        inner = Sequential((*_twice(channels), Concatenate((Identity(), Sequential(below))), *_twice(channels)))
+    return Sequential((*inner.layers, Conv2d(classes, 1)))
+
+
+def _twice(channels):
+    return 2 * (*_normalised(channels), ReLU())
 
 
 def resnet18(classes: int = 1000) -> Sequential:
@@ -243,6 +261,7 @@ MODELS = {
     "resnet20": Model(resnet20, (32, 32, 3)),
     "resnet9": Model(resnet9, (32, 32, 3)),
     "mobilenet32": Model(mobilenet32, (32, 32, 3)),
+    "unet": Model(unet, (64, 64, 3)),
     "resnet18": Model(resnet18, (224, 224, 3), _resnet_modules()),
     "vgg11_bn": Model(vgg11_bn, (224, 224, 3), _vgg_modules()),
     "deeplearntoolbox": Model(deeplearntoolbox, (28, 28, 1)),
@@ -260,6 +279,7 @@ def by_shape() -> str:
     digits (8x8x1)
     lenet28, cnn28, deeplearntoolbox, bouvrie, stochastic, modern (28x28x1)
     vgg32, resnet32, resnet20, resnet9, mobilenet32 (32x32x3)
+    unet (64x64x3)
     resnet18, vgg11_bn (224x224x3)
     lenet5 (32x32x1)
     """

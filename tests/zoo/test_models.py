@@ -2,13 +2,16 @@
 
 import json
 
+import jax
 import pytest
 
 from jaxcnn import (
+    SoftmaxCrossEntropy,
     spec_from_json,
     spec_to_json,
     summary,
 )
+from jaxcnn.verify import check_network
 from jaxcnn.zoo.models import MODELS, find_model
 
 
@@ -16,7 +19,8 @@ from jaxcnn.zoo.models import MODELS, find_model
 def test_models_run_and_specs_survive_json(name):
     model = find_model(name)
     network = model.build(7)
-    assert network.output_shape(model.in_shape) == (7,)
+    places = model.in_shape[:2] if name == "unet" else ()
+    assert network.output_shape(model.in_shape) == (*places, 7)
     again = spec_from_json(json.loads(json.dumps(spec_to_json(network))))
     assert again == network
     assert hash(again) == hash(network)
@@ -51,9 +55,25 @@ def test_the_networks_have_the_published_parameters(model, parameters):
 
 
 def test_the_totals_are_those_of_the_papers():
-    def total(model):
-        return summary(find_model(model).build(10), find_model(model).in_shape).total.parameters
+    def total(model, classes=10):
+        return summary(find_model(model).build(classes), find_model(model).in_shape).total.parameters
 
     assert total("deeplearntoolbox") == 3898
     assert total("modern") == 84_986 < 100_000
     assert total("lenet5") - 850 == 60_000  # without the dense output that stands for the RBF one
+    assert total("resnet18", 1000) == 11_689_512
+    assert total("vgg11_bn", 1000) == 132_868_840
+    shortcuts = 2 * (16 * 32 + 32 * 64) // 2 + 2 * (32 + 64)  # what option B has and He's option A has not
+    assert total("resnet20") - shortcuts == 269_722
+    assert total("unet", 2) == 117_378
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet9", "mobilenet32", "unet"])
+def test_the_gradient_of_networks_with_batch_norm_is_that_of_autodiff(name, rng):
+    """In float64, of a small batch: the explicit chain of all their layers with the statistics of the batch."""
+    model = find_model(name)
+    network = model.build(5)
+    x = rng.standard_normal((3, 16, 16, 3))
+    labels = rng.integers(0, 5, (3, *network.output_shape((16, 16, 3))[:-1]))
+    params = network.init(jax.random.key(0), (16, 16, 3))
+    assert check_network(network, SoftmaxCrossEntropy(), params, x, labels, jax.random.key(1)) < 1e-9
