@@ -59,8 +59,8 @@ def _(u, dy, *, sharpness):
 
 
 @dataclass(frozen=True)
-class Softplus(OperationLayer):
-    """Spec of `softplus`."""
+class SharpSoftplus(OperationLayer):
+    """Spec of `softplus` with a sharpness."""
 
     sharpness: float = 1.0
     op = softplus
@@ -104,7 +104,7 @@ class Scaled(Layer):
 
 OWN = Sequential(
     (
-        Scaled(Sequential((Conv2d(1, 3, padding=1), ReLU())), Softplus(2.0)),
+        Scaled(Sequential((Conv2d(1, 3, padding=1), ReLU())), SharpSoftplus(2.0)),
         Flatten(),
         Dense(10),
     )
@@ -130,7 +130,7 @@ def test_it_has_a_summary_and_a_diagnosis(rng):
     assert [(row.name, row.parameters, row.multiply_adds) for row in table.rows] == [
         ("scaled1", 9 + 1 + 1, 5 * 4 * 9), ("flatten1", 0, 0), ("dense1", 210, 200),
     ]  # fmt: skip
-    assert table.rows[0].layer == "Scaled(Sequential(2 layers), Softplus(sharpness=2.0))"
+    assert table.rows[0].layer == "Scaled(Sequential(2 layers), SharpSoftplus(sharpness=2.0))"
     params = OWN.init(jax.random.key(0), (5, 4, 1))
     params["scaled1"]["first"]["conv1"]["bias"] = jnp.array([-1e3])
     (found,) = diagnose(OWN, params, jnp.asarray(rng.standard_normal((3, 5, 4, 1)), jnp.float32))
@@ -143,12 +143,12 @@ def test_it_is_walked_and_rebuilt():
     assert paths == {
         "scaled1/first/conv1": (Conv2d, ["bias", "weight"]),
         "scaled1/first/relu1": (ReLU, []),
-        "scaled1/second": (Softplus, []),
+        "scaled1/second": (SharpSoftplus, []),
         "flatten1": (Flatten, []),
         "dense1": (Dense, ["bias", "weight"]),
     }
-    sharper = rebuild(OWN, lambda layer: Softplus(9.0) if isinstance(layer, Softplus) else layer)
-    assert sharper.layers[0] == Scaled(OWN.layers[0].first, Softplus(9.0))
+    sharper = rebuild(OWN, lambda layer: SharpSoftplus(9.0) if isinstance(layer, SharpSoftplus) else layer)
+    assert sharper.layers[0] == Scaled(OWN.layers[0].first, SharpSoftplus(9.0))
     assert sharper.layers[1:] == OWN.layers[1:]
     assert relu_after_pool(OWN) == OWN
     with pytest.raises(InputError, match="dense1: the tree of the layer around it is list but must be a dict by name"):
@@ -159,7 +159,7 @@ def test_its_spec_survives_json_beside_those_that_are_given(tmp_path):
     assert spec_from_json(json.loads(json.dumps(spec_to_json(OWN)))) == OWN
 
     @dataclass(frozen=True)
-    class Renamed(Softplus):
+    class Renamed(SharpSoftplus):
         pass
 
     spec = {"layer": "Sequential", "layers": [{"layer": "Old"}, {"layer": "ReLU"}]}
@@ -188,8 +188,8 @@ def test_it_stands_in_a_recipe(tmp_path):
 def test_a_file_with_a_layer_that_is_not_defined_names_it(tmp_path, monkeypatch):
     state = init_state(OWN, SGD(0.1), jax.random.key(0), (5, 4, 1))
     save_checkpoint(tmp_path / "own.safetensors", OWN, (5, 4, 1), state, {})
-    monkeypatch.delitem(LAYERS, "Softplus")
-    with pytest.raises(InputError, match="own.safetensors: layer is 'Softplus' but must be one of"):
+    monkeypatch.delitem(LAYERS, "SharpSoftplus")
+    with pytest.raises(InputError, match="own.safetensors: layer is 'SharpSoftplus' but must be one of"):
         load_checkpoint(tmp_path / "own.safetensors")
 
 
@@ -237,7 +237,7 @@ def test_two_classes_of_one_name_are_refused_but_one_may_be_defined_anew():
 
 def test_a_field_that_no_file_can_hold_is_named():
     @dataclass(frozen=True)
-    class Lambda(Softplus):
+    class Lambda(SharpSoftplus):
         f: object = None
 
     with pytest.raises(InputError, match="Lambda: has <built-in function abs> among its fields but"):
