@@ -13,6 +13,7 @@ from .inspect.summary import *
 from .kernels import compiler_options
 from .layers.activation import *
 from .layers.base import *
+from .layers.borders import *
 from .layers.branches import *
 from .layers.combine_maps import *
 from .layers.conv import *
@@ -27,6 +28,7 @@ from .layers.recompute import *
 from .layers.reshape import *
 from .layers.residual import *
 from .layers.rewrite import *
+from .layers.scale import *
 from .layers.sequential import *
 from .layers.smooth import *
 from .layers.sparsity import *

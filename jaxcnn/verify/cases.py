@@ -13,6 +13,7 @@ import numpy as np
 from ..errors import find
 from ..geometry import pair, resolve, resolve_pool, resolve_transposed
 from ..layers.activation import hard_swish, leaky_relu, relu, scaled_tanh, sigmoid, softmax, tanh
+from ..layers.borders import crop2d, pad2d
 from ..layers.branches import add, concatenate, multiply
 from ..layers.combine_maps import combine_maps
 from ..layers.conv import conv2d
@@ -24,6 +25,7 @@ from ..layers.median_pool import median_pool2d
 from ..layers.norm import batch_norm, fixed_batch_norm, group_norm, instance_norm, layer_norm
 from ..layers.pool import avg_pool2d, max_pool2d
 from ..layers.reshape import flatten
+from ..layers.scale import scale
 from ..layers.smooth import elu, gelu, gelu_tanh, silu, softplus
 from ..layers.sparsity import entropy_penalty, l1_penalty
 from ..layers.stochastic_pool import expected_pool2d, stochastic_pool2d
@@ -295,6 +297,18 @@ OPERATIONS = {
         silu: _pointwise((2, 5, 3, 4), (7,), kind="wide"),
         softplus: _pointwise((2, 5, 3, 4), (7,), kind="wide"),
         softmax: [Case((Draw((5, 4)),), terms=4), Case((Draw((2, 3, 6)),), terms=6)],
+        scale: [
+            Case((Draw((2, 5, 3, 4)), Draw((4,))), terms=30),
+            Case((Draw((7, 3)), Draw((3,))), terms=7),
+        ],
+        crop2d: [
+            Case((Draw((2, 6, 5, 3)),), {"rows": (1, 2), "columns": (0, 3)}),
+            Case((Draw((1, 4, 3, 2)),), {"rows": (0, 3), "columns": (1, 0)}),
+        ],
+        pad2d: [
+            Case((Draw((2, 3, 4, 3)),), {"padding": ((1, 2), (0, 3))}),
+            Case((Draw((2, 2, 3, 1)),), {"padding": 2}),
+        ],
         flatten: _pointwise((2, 5, 3, 4), (3, 2)),
         add: _pairs(((2, 5, 3, 4), (2, 5, 3, 4)), ((7,), (7,))),
         concatenate: _pairs(((2, 5, 3, 4), (2, 5, 3, 2)), ((3, 2), (3, 5))),

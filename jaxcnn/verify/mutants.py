@@ -365,6 +365,18 @@ MUTANTS = (
     Mutant("sum over the batch", "softmax", spoil(0, lambda g, r, dy, h: r * (dy - (dy * r).sum(0, keepdims=True)))),
     Mutant("not projected", "softmax", spoil(0, lambda g, r, dy, h: r * dy)),
     Mutant("y forgotten in the sum", "softmax", spoil(0, lambda g, r, dy, h: r * (dy - dy.sum(-1, keepdims=True)))),
+    Mutant("the factor forgotten", "scale", spoil(0, lambda g, r, dy, h: dy)),
+    Mutant("dfactor without x", "scale", spoil(1, lambda g, r, dy, h: dy.sum((0, 1, 2)))),
+    Mutant("dfactor of y", "scale", spoil(1, lambda g, r, dy, h: g * r[1])),
+    Mutant("dfactor of the first sample", "scale", spoil(1, lambda g, r, dy, h: (dy * r[0])[0].sum((0, 1)))),
+    Mutant("cut from the other side", "crop2d", spoil(0, lambda g, r, dy, h: jnp.roll(g, 1, 1))),
+    Mutant("rows and columns exchanged", "crop2d", spoil(0, lambda g, r, dy, h: g.swapaxes(1, 2).reshape(g.shape))),
+    Mutant("the edge repeated", "crop2d", spoil(0, lambda g, r, dy, h: jnp.pad(
+        dy, ((0, 0), h["rows"], h["columns"], (0, 0)), mode="edge"))),
+    Mutant("padding lo and hi swapped", "pad2d", spoil(0, lambda g, r, dy, h: dy[:, 2:-1, 3:])),
+    Mutant("the zeros' dy added to the edge", "pad2d", spoil(
+        0, lambda g, r, dy, h: g.at[:, 0].add(dy[:, 0, :-3]))),
+    Mutant("averaged over the padded map", "pad2d", spoil(0, lambda g, r, dy, h: g * 12 / 42)),
     Mutant("map by map", "flatten", spoil(0, lambda g, r, dy, h: g.swapaxes(1, -1).reshape(g.shape))),
     Mutant("from the end", "flatten", spoil(0, lambda g, r, dy, h: g[:, ::-1, ::-1, ::-1])),
     Mutant("batch mixed in", "flatten", spoil(0, lambda g, r, dy, h: dy.T.reshape(g.shape))),
