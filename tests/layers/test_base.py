@@ -48,22 +48,22 @@ from jaxcnn.store.checkpoint import load_checkpoint, save_checkpoint
 
 
 @operation
-def softplus(u, *, sharpness=1.0):
+def sharp_softplus(u, *, sharpness=1.0):
     """ln(1 + e^{su}) / s."""
     return jax.nn.softplus(sharpness * u) / sharpness, u
 
 
-@softplus.rule
+@sharp_softplus.rule
 def _(u, dy, *, sharpness):
     return (dy * jax.nn.sigmoid(sharpness * u),)
 
 
 @dataclass(frozen=True)
 class SharpSoftplus(OperationLayer):
-    """Spec of `softplus` with a sharpness."""
+    """Spec of `sharp_softplus`."""
 
     sharpness: float = 1.0
-    op = softplus
+    op = sharp_softplus
 
 
 @dataclass(frozen=True)
@@ -216,9 +216,9 @@ def test_what_is_lacking_is_said_when_the_class_is_defined():
     with pytest.raises(InputError, match="unruled: is an operation without a rule but must have one, by @unruled.rule"):
         type("Lame", (OperationLayer,), {"op": operation(unruled)})
     with pytest.raises(InputError) as error:
-        type("Lame", (OperationLayer,), {"op": softplus, "__annotations__": {"sharp": float}})
+        type("Lame", (OperationLayer,), {"op": sharp_softplus, "__annotations__": {"sharp": float}})
     assert str(error.value) == (
-        "Lame: lacks the field sharpness but must have all static arguments of softplus: sharpness"
+        "Lame: lacks the field sharpness but must have all static arguments of sharp_softplus: sharpness"
     )
     assert "Lame" not in LAYERS
 
