@@ -16,7 +16,7 @@ from jaxcnn import experiment, files
 from jaxcnn.recipe import Recipe
 from jaxcnn.recorder import Recorder
 
-from . import held_out, presets, speed, streaming
+from . import held_out, presets, recompute, speed, streaming
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,12 +35,15 @@ def parts() -> Iterator[tuple[str, str, str]]:
     yield "docs/presets.md", "benchmarks/presets.py", presets.table(_result("presets"))
     yield "docs/presets.md", "benchmarks/held_out.py", held_out.table(_result("held_out"))
     yield "docs/training.md", "benchmarks/streaming.py", streaming.table()
+    yield "docs/blocks.md", "python -m benchmarks.recompute", recompute.table()
     yield "docs/check_grads.md", "jaxcnn verify --mutants", _mutants()
     for document in ("README.md", "README.zh-CN.md"):
         yield document, "jaxcnn/layers/dense.py", _rule_of_dense()
 
 
-PRINTING = [f"docs/{name}.md" for name in ("index", "tutorial", "training", "diagnosis", "verify", "check_grads")]
+PRINTING = [
+    f"docs/{name}.md" for name in ("index", "tutorial", "blocks", "training", "diagnosis", "verify", "check_grads")
+]
 
 
 def run(text: str) -> str:
