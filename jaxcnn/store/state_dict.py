@@ -2,7 +2,7 @@ r"""Weights of PyTorch's and torchvision's networks: a state dict's names, shape
 
     theirs                                                ours
     Conv2d           weight (O, I/g, U, V)                weight (U, V, I/g, O)
-    ConvTranspose2d  weight (I, O, U, V)                  weight (U, V, O, I)
+    ConvTranspose2d  weight (I, O/g, U, V)                weight (U, V, O/g, I)
     Linear           weight (O, I)                        weight (I, O)
        after a flatten of maps, I in the order C, H, W    in the order H, W, C
     BatchNorm2d      weight, bias                         scale, bias
@@ -24,6 +24,7 @@ from ..errors import InputError
 from ..files import AnyPath
 from ..layers.base import Layer, Params, Shape, walk
 from ..layers.conv import Conv2d
+from ..layers.conv_transpose import ConvTranspose2d
 from ..layers.dense import Dense
 from ..layers.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm
 from ..layers.reshape import Flatten
@@ -135,7 +136,7 @@ def _entries(network, in_shape, names) -> Iterator[_Entry]:
         raise InputError(f"names has {len(names)} modules but must have {len(learned)}, one for each layer that learns")
     flattened = dict(_flattened(network, in_shape))
     for theirs, (path, layer, params) in zip(names, learned, strict=True):
-        if isinstance(layer, Conv2d):
+        if isinstance(layer, Conv2d | ConvTranspose2d):
             kinds = {"weight": ("weight", _kernel, _kernel_back), "bias": ("bias", _same, _same)}
         elif isinstance(layer, Dense):
             order = _Unrolled(flattened.get(path, ()))

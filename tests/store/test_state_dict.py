@@ -3,7 +3,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcnn import BatchNorm, CombineMaps, Conv2d, Dense, Flatten, InputError, MaxPool2d, ReLU, Sequential, merged
+from jaxcnn import (
+    BatchNorm,
+    CombineMaps,
+    Conv2d,
+    ConvTranspose2d,
+    Dense,
+    Flatten,
+    GroupNorm,
+    InputError,
+    MaxPool2d,
+    ReLU,
+    Sequential,
+    merged,
+)
 from jaxcnn.store.state_dict import StateDict, read_state_dict, write_state_dict
 from jaxcnn.store.tensors import named_leaves, read_tensors, write_tensors
 from jaxcnn.zoo.models import find_model
@@ -49,12 +62,16 @@ def assert_same_network(torch, model, network, in_shape, modules, path, batch):
     read = read_state_dict(path, network, in_shape, modules)
     x = np.random.default_rng(3).standard_normal((batch, *in_shape))
     images = torch.tensor(x).permute(0, 3, 1, 2)
+
+    def channels_last(y):
+        return y.movedim(1, -1)
+
     model.eval()
     with torch.no_grad():
-        expected = model(images).numpy()
+        expected = channels_last(model(images)).numpy()
     near(network.apply(merged(read.params, read.statistics), jnp.asarray(x)), expected)
     model.train()
-    outputs = model(images)
+    outputs = channels_last(model(images))
     dy = np.random.default_rng(4).standard_normal(outputs.shape)
     outputs.backward(torch.tensor(dy))
     grads = {name: value.grad.numpy() for name, value in model.named_parameters()}
@@ -107,6 +124,17 @@ def test_the_names_and_shapes_are_torchvisions(name):
     zoo = find_model(name)
     found = {entry.theirs: entry.shape for entry in _entries(zoo.build(1000), zoo.in_shape, zoo.modules)}
     assert found == expected
+
+
+@pytest.mark.usefixtures("float64")
+def test_transposed_convolutions_and_group_norm_too(torch, tmp_path):
+    from torch import nn
+    from torch_networks import randomized
+
+    layers = nn.Conv2d(3, 4, 3, groups=1), nn.GroupNorm(2, 4), nn.ReLU(), nn.ConvTranspose2d(4, 6, (2, 3), 2, groups=2)
+    model = randomized(nn.Sequential(*layers), torch.Generator().manual_seed(5))
+    network = Sequential((Conv2d(4, 3), GroupNorm(2), ReLU(), ConvTranspose2d(6, (2, 3), stride=2, groups=2)))
+    assert_same_network(torch, model, network, (5, 6, 3), ("0", "1", "3"), tmp_path / "w.safetensors", 4)
 
 
 def test_there_and_back_bit_for_bit(torch, tmp_path):
