@@ -317,9 +317,11 @@ def _model(recipe, dataset, in_shape) -> str | Layer:
         )
     published = PRESETS.get(recipe.name)
     if published and recipe.model == published.model and in_shape != find_model(recipe.model).in_shape:
+        height, width, channels = find_model(recipe.model).in_shape
+        made_for = height - 2 * recipe.padding, width - 2 * recipe.padding, channels
         raise InputError(
             f"data is {recipe.data!r} with images of shape {dataset.in_shape} but preset {recipe.name} is made for "
-            "MNIST's (28, 28, 1); name a folder with its files by --data, or another --model"
+            f"{made_for}; name other images by --data, or another --model"
         )
     return recipe.model
 

@@ -64,6 +64,20 @@ PRESETS = {
             optimizer="nesterov",
             mirror=True,
         ),
+        Recipe(
+            name="cifar",
+            model="resnet9",
+            published="94 % accuracy on CIFAR-10 by wider networks, in 24 and 10 epochs (Page 2018, Jordan 2024)",
+            epochs=12,
+            batch_size=256,
+            optimizer="nesterov",
+            learning_rate=0.2,
+            momentum=0.9,
+            weight_decay=5e-4,
+            warmup=2,
+            smoothing=0.1,
+            augment=("crop:2", "flip"),
+        ),
     )
 }
 
