@@ -49,14 +49,16 @@ batching.primitive_batchers[_materialized] = lambda arrays, axes: (_materialized
 
 
 LABELS = ("NHWC", "HWIO", "NHWC")  # of every convolution: XLA on CPU runs others as a naive loop inside a scan
-OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
+OPTIONS = {  # all that YNNPACK computes by default, but for convolutions
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+}
 
 
 def compiler_options() -> dict[str, str]:
     """Options for the outermost `jax.jit` of a training step: {} where they do not help or are not known.
 
-    jaxlib 0.10 fuses convolutions on CPU with YNNPACK by default, which makes the gradient of the kernel several times
-    slower; this turns it off.
+    jaxlib 0.10 computes convolutions on CPU with YNNPACK by default, which makes the gradient of the kernel several
+    times slower; this turns it off. Reductions stay with it: those of a batch norm take four times as long otherwise.
 
     >>> step = jax.jit(lambda x: x + 1, compiler_options=compiler_options())
     >>> print(step(1))

@@ -78,8 +78,16 @@ def batch_norm(x, scale, bias, *, epsilon: float = EPSILON):
 @batch_norm.rule
 def _(residuals, dy, *, epsilon):
     """(4)-(6): `(dx, dscale, dbias)` from the residuals and dy of x's shape."""
-    check_shape("batch_norm.backward", "dy", dy, residuals[0].shape)
-    return _backward(residuals, dy, tuple(range(dy.ndim - 1)), epsilon)
+    x, m, v, scale = residuals
+    check_shape("batch_norm.backward", "dy", dy, x.shape)
+    (wide,), n = _wide(dy), dy.size // dy.shape[-1]
+    r = jax.lax.rsqrt(v + epsilon)
+    xh = (x - m) * r  # (2)
+    axes = tuple(range(dy.ndim - 1))
+    dbias, dscale = wide.sum(axes), (wide * xh).sum(axes)  # (4), (5)
+    # the means in (6) are sums over the same entries: mean d = scale dbias / n, mean (d xh) = scale dscale / n
+    dx = r * scale * (wide - dbias / n - xh * (dscale / n))  # (6)
+    return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(scale.dtype)
 
 
 @operation

@@ -51,7 +51,7 @@ def test_an_option_beside_a_preset_replaces_its_value_and_the_rest_is_the_preset
         (["--preset", "resnet"], "preset is 'resnet' but must be one of deeplearntoolbox, lenet5"),
         (
             ["--preset", "lenet5"],
-            "data is 'digits' with images of shape (8, 8, 1) but preset lenet5 is made for MNIST's",
+            "data is 'digits' with images of shape (8, 8, 1) but preset lenet5 is made for (28, 28, 1)",
         ),
         (["--preset", "lenet5", "--optimizer", "adam", "--momentum", 0.9], "momentum is 0.9 but adam has none"),
     ],

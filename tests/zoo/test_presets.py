@@ -10,10 +10,11 @@ from jaxcnn.zoo.presets import PRESETS, find_preset
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_recipe_fits_mnist_and_names_what_exists(name):
+def test_a_recipe_fits_its_data_and_names_what_exists(name):
     preset = find_preset(name)
     assert preset.published
-    assert find_model(preset.model).in_shape == (28 + 2 * preset.padding, 28 + 2 * preset.padding, 1)
+    size, channels = (32, 3) if name == "cifar" else (28, 1)  # of CIFAR-10, of MNIST
+    assert find_model(preset.model).in_shape == (size + 2 * preset.padding, size + 2 * preset.padding, channels)
     assert preset.name == name
     make_optimizer(preset, 10)
 
