@@ -9,7 +9,18 @@ import numpy as np
 import optax
 from flax import nnx
 
-from jaxcnn import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, ReLU, Residual, Sequential
+from jaxcnn import (
+    AvgPool2d,
+    BatchNorm,
+    Conv2d,
+    Dense,
+    Flatten,
+    GlobalAvgPool2d,
+    MaxPool2d,
+    ReLU,
+    Residual,
+    Sequential,
+)
 from jaxcnn.geometry import pair
 
 VERSIONS = {"flax": flax.__version__, "optax": optax.__version__}
@@ -54,6 +65,10 @@ def module(layer, shape, rngs, dtype):
         )
     if isinstance(layer, Dense):
         return nnx.Linear(shape[0], layer.out_features, use_bias=layer.bias, param_dtype=dtype, rngs=rngs)
+    if isinstance(layer, BatchNorm):
+        return nnx.BatchNorm(shape[-1], momentum=0.9, epsilon=layer.epsilon, param_dtype=dtype, rngs=rngs)
+    if isinstance(layer, GlobalAvgPool2d):
+        return lambda x: x.mean((1, 2))
     if isinstance(layer, MaxPool2d | AvgPool2d):
         window, pad = pair("pool", "window_size", layer.window_size), (layer.padding, layer.padding)
         strides = window if layer.stride is None else pair("pool", "stride", layer.stride)
@@ -84,16 +99,20 @@ def eval_step(model, x):
 class Net:
     """A network that learns one batch."""
 
-    def __init__(self, network, weights, x, labels, rate, dtype):
+    def __init__(self, network, weights, statistics, x, labels, rate, dtype):
         self.model = module(network, x.shape[1:], nnx.Rngs(0), dtype)
         state = nnx.state(self.model, nnx.Param)
-        flat = [jnp.asarray(a, dtype) for values in weights for a in reversed(values)]  # "bias" is before "kernel"
+        flat = [jnp.asarray(a, dtype) for values in weights for a in reversed(values)]  # "bias" before "kernel"
         nnx.update(self.model, jax.tree.unflatten(jax.tree.structure(state), flat))
+        moving = jax.tree.structure(nnx.state(self.model, nnx.BatchStat))
+        nnx.update(self.model, jax.tree.unflatten(moving, [jnp.asarray(a) for values in statistics for a in values]))
         self.groups = [len(values) for values in weights]
         self.x, self.labels = jnp.asarray(x, dtype), jnp.asarray(labels)
         optimizer = nnx.Optimizer(self.model, optax.sgd(rate), wrt=nnx.Param)
+        self.model.eval()
+        self.eval = nnx.cached_partial(eval_step, self.model)  # each keeps the mode of its model
+        self.model.train()
         self.train = nnx.cached_partial(train_step, self.model, optimizer)
-        self.eval = nnx.cached_partial(eval_step, self.model)
 
     def step(self):
         """One update."""
@@ -109,12 +128,17 @@ class Net:
         flat = iter(jax.tree.leaves(grads))
         return [tuple(np.asarray(next(flat)) for _ in range(count))[::-1] for count in self.groups]
 
+    def statistics(self):
+        """The moving mean and variance of each batch norm; the variance is of biased ones."""
+        flat = [np.asarray(a) for a in jax.tree.leaves(nnx.state(self.model, nnx.BatchStat))]
+        return list(zip(flat[::2], flat[1::2], strict=True))
+
     def outputs(self):
         """What `evaluate` computes, as an array."""
         return np.asarray(self.evaluate())
 
 
-def nets(network, weights, x, labels, rate, dtype, tf32):
+def nets(network, weights, statistics, x, labels, rate, dtype, tf32):
     """The network, by name; JAX's own setting decides about TF32."""
     del tf32
-    return {"flax": Net(network, weights, x, labels, rate, dtype)}
+    return {"flax": Net(network, weights, statistics, x, labels, rate, dtype)}

@@ -9,7 +9,18 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn import grad as of_conv2d
 
-from jaxcnn import AvgPool2d, Conv2d, Dense, Flatten, MaxPool2d, ReLU, Residual, Sequential
+from jaxcnn import (
+    AvgPool2d,
+    BatchNorm,
+    Conv2d,
+    Dense,
+    Flatten,
+    GlobalAvgPool2d,
+    MaxPool2d,
+    ReLU,
+    Residual,
+    Sequential,
+)
 
 VERSIONS = {"torch": torch.__version__}
 CHANNELS_FIRST = True
@@ -58,6 +69,10 @@ def module(layer, shape):
         )
     if isinstance(layer, Dense):
         return nn.Linear(shape[0], layer.out_features, bias=layer.bias)
+    if isinstance(layer, BatchNorm):
+        return nn.BatchNorm2d(shape[-1], layer.epsilon)
+    if isinstance(layer, GlobalAvgPool2d):
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     if isinstance(layer, MaxPool2d):
         return nn.MaxPool2d(layer.window_size, layer.stride, layer.padding)
     if isinstance(layer, AvgPool2d):
@@ -68,47 +83,63 @@ def module(layer, shape):
 class Net:
     """A network that learns one batch."""
 
-    def __init__(self, network, weights, x, labels, rate, dtype, memory_format, wrap=lambda model: model):
+    def __init__(self, network, weights, statistics, x, labels, rate, dtype, memory_format, wrap=lambda model: model):
         model = module(network, x.shape[1:])
         with torch.no_grad():
             for parameter, value in zip(model.parameters(), (a for pair in weights for a in pair), strict=True):
                 parameter.copy_(torch.tensor(value))
+            self.norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
+            for norm, (mean, variance) in zip(self.norms, statistics, strict=True):
+                norm.running_mean.copy_(torch.tensor(mean))
+                norm.running_var.copy_(torch.tensor(variance))
         model = model.to(device=DEVICE, dtype=dtype, memory_format=memory_format)
         images = torch.tensor(x).permute(0, 3, 1, 2).to(device=DEVICE, dtype=dtype)
         self.images = images.contiguous(memory_format=memory_format)
         self.labels = torch.tensor(labels).long().to(DEVICE)
         self.groups = [len(pair) for pair in weights]
         self.parameters = list(model.parameters())
-        self.model, self.loss = wrap(model), nn.CrossEntropyLoss()
+        self.plain, self.model, self.loss = model, wrap(model), nn.CrossEntropyLoss()
         self.optimizer = torch.optim.SGD(model.parameters(), lr=rate)
 
     def step(self):
         """One update."""
-        self.optimizer.zero_grad()
-        self.loss(self.model(self.images), self.labels).backward()
+        self._backward()
         self.optimizer.step()
 
     def evaluate(self):
         """The forward pass alone."""
+        self._set(training=False)
         with torch.inference_mode():
             return self.model(self.images)
 
     def gradients(self):
         """The gradients of a layer's parameters together, in the order of `weights`."""
-        self.optimizer.zero_grad()
-        self.loss(self.model(self.images), self.labels).backward()
+        self._backward()
         flat = iter(_array(parameter.grad) for parameter in self.parameters)
         return [tuple(next(flat) for _ in range(count)) for count in self.groups]
+
+    def statistics(self):
+        """The moving mean and variance of each batch norm."""
+        return [(_array(norm.running_mean), _array(norm.running_var)) for norm in self.norms]
 
     def outputs(self):
         """What `evaluate` computes, as an array."""
         return _array(self.evaluate())
 
+    def _backward(self):
+        self._set(training=True)
+        self.optimizer.zero_grad()
+        self.loss(self.model(self.images), self.labels).backward()
 
-def nets(network, weights, x, labels, rate, dtype, tf32):
+    def _set(self, training):
+        if self.plain.training != training:
+            self.plain.train(training)
+
+
+def nets(network, weights, statistics, x, labels, rate, dtype, tf32):
     """The network in every format that is measured, by name."""
     _allow(tf32)
-    args = (network, weights, x, labels, rate, getattr(torch, dtype))
+    args = (network, weights, statistics, x, labels, rate, getattr(torch, dtype))
     found = {name: Net(*args, memory_format) for name, memory_format in FORMATS.items()}
     if DEVICE == "cuda":
         found["torch.compile, channels last"] = Net(*args, torch.channels_last, torch.compile)

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from jaxcnn.kernels import compiler_options
 
 from .children import Child
-from .nets import BATCH, Task, find_net, gradient_in_float64, of_all, our_step, peer_steps, step_variant
+from .nets import BATCH, Task, find_net, of_all, our_step, peer_steps, step_in_float64, step_variant
 from .precision import precisions
-from .timing import Row, Variant, measure
+from .timing import Answer, Row, Variant, measure
 
 PROCESSES = 2
 SPIN = """
@@ -52,12 +52,12 @@ def busy(name: str, peers: dict[str, Child], seconds: float, report: Callable[[s
     with precision.active():
         task = Task.draw(network, in_shape, BATCH, precision)
         variants = [step_variant("ours", our_step, compiler_options(), task), *of_all(torch, peer_steps, task)]
-        truth = gradient_in_float64(network)(task)
-        for row in beside(variants, truth, precision.allowed, seconds):
+        truth = step_in_float64(network)(task)
+        for row in beside(variants, truth, task.allowed, seconds):
             yield {"table": "busy", "net": name, "precision": precision.name, "batch": BATCH, **row}
 
 
-def beside(variants: list[Variant], truth: list, allowed: float, seconds: float) -> Iterator[Row]:
+def beside(variants: list[Variant], truth: Answer, allowed: float, seconds: float) -> Iterator[Row]:
     """The first variant and the fastest of the others, quiet and beside busy processes.
 
     Args:

@@ -30,11 +30,11 @@ from .nets import (
     autodiff_step,
     both_steps,
     find_net,
-    gradient_in_float64,
     of_all,
     our_step,
     peer_steps,
     scan_variant,
+    step_in_float64,
     step_rows,
 )
 from .operations import Workload, case_rows, choose_cases, dispatch, product_row
@@ -214,7 +214,7 @@ def verification(op: str) -> Row:
 
 
 def _steps(names: Sequence[str], peers: dict[str, Child]) -> Parts:
-    truths = {name: gradient_in_float64(find_net(name)[0]) for name in names}
+    truths = {name: step_in_float64(find_net(name)[0]) for name in names}
     for precision in precisions():
         for name in names:
             yield f"step of {name}, {precision.name}", _step(name, precision, truths[name], peers)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from math import prod, sqrt
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,12 @@ from jax import lax
 from jaxcnn.errors import InputError
 from jaxcnn.inspect.summary import summary
 from jaxcnn.kernels import compiler_options, onednn
+from jaxcnn.layers.activation import ReLU
 from jaxcnn.layers.base import Layer, Params, Shape, rebuild
 from jaxcnn.layers.conv import Conv2d
 from jaxcnn.layers.rewrite import relu_after_pool
+from jaxcnn.layers.sequential import Sequential
+from jaxcnn.layers.statistics import MOMENTUM, Statistics, init_statistics, merged, moving_statistics
 from jaxcnn.losses import SoftmaxCrossEntropy
 from jaxcnn.training import gradients
 from jaxcnn.zoo.models import find_model
@@ -24,12 +28,13 @@ from . import lax_nets
 from .children import Child
 from .peers import brought_back, flat, module_of, weights_of
 from .precision import Precision, precisions
-from .timing import Row, Variant, compiled, compiled_variant, in_turn, measure
+from .timing import Answer, Row, Variant, compiled, compiled_variant, in_turn, measure
 
-NETS = ("lenet28", "cnn28", "vgg32", "resnet32")
+NETS = ("lenet28", "cnn28", "vgg32", "resnet32", "resnet20")
 BATCH, OTHER_BATCHES, GROWTH_BATCH = 128, (1, 32, 512), 32
 RATE, STEPS, CHUNK, COMPILATIONS = 0.01, 4, 32, 3
 LOSS = SoftmaxCrossEntropy()
+Learned = tuple[Params, Statistics]  # {} are the statistics of a network without batch norm
 
 
 def find_net(name: str) -> tuple[Layer, Shape]:
@@ -40,7 +45,7 @@ def find_net(name: str) -> tuple[Layer, Shape]:
 
     >>> find_net("lenet5")
     Traceback (most recent call last):
-    jaxcnn.errors.InputError: net is 'lenet5' but must be one of lenet28, cnn28, vgg32, resnet32
+    jaxcnn.errors.InputError: net is 'lenet5' but must be one of lenet28, cnn28, vgg32, resnet32, resnet20
     """
     if name not in NETS:
         raise InputError(f"net is {name!r} but must be one of {', '.join(NETS)}")
@@ -50,51 +55,103 @@ def find_net(name: str) -> tuple[Layer, Shape]:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A network, its parameters and a batch, in one precision; `truth` is the gradient in float64."""
+    """A network, its parameters, the moving statistics of its batch norms and a batch, in one precision."""
 
     network: Layer
     in_shape: Shape
     params: Params
+    statistics: Statistics
     x: jax.Array
     labels: jax.Array
     precision: Precision
 
     @classmethod
     def draw(cls, network: Layer, in_shape: Shape, batch: int, precision: Precision) -> "Task":
-        """Random parameters and a random batch; one of several times 128 samples repeats the first 128."""
+        """Random parameters, statistics and batch; one of several times 128 samples repeats the first 128."""
         drawn = BATCH if batch % BATCH == 0 else batch
         init = jax.jit(lambda key: network.init(key, in_shape), compiler_options={"xla_backend_optimization_level": 0})
         params = init(jax.random.key(0))  # it runs once: LLVM's optimizations would take longer than they save
         x = jnp.resize(jax.random.normal(jax.random.key(1), (drawn, *in_shape)), (batch, *in_shape))
         params, x = precision.cast((params, x))
-        return cls(network, in_shape, params, x, jnp.arange(batch) % drawn % 10, precision)
+        statistics, structure = jax.tree.flatten(init_statistics(network, params, in_shape))
+        keys = jax.random.split(jax.random.key(2), len(statistics))
+        drawn_ones = [a + jax.random.uniform(key, a.shape) for a, key in zip(statistics, keys, strict=True)]
+        labels = jnp.arange(batch) % drawn % 10
+        return cls(network, in_shape, params, jax.tree.unflatten(structure, drawn_ones), x, labels, precision)
 
-    def flat(self, grads) -> list[np.ndarray]:
-        """A tree like the parameters as a list, in the order of all variants."""
-        return [np.asarray(a, np.float64) for a in flat(self.network, self.in_shape, grads)]
+    @property
+    def learned(self) -> Learned:
+        """What a step takes and returns."""
+        return self.params, self.statistics
+
+    @property
+    def allowed(self) -> float:
+        """Largest error of the gradient: that of the precision, and for the many ReLUs of a batch-normed network more.
+
+        That of the precision squared is the share of a layer's decisions that may flip. On the way back the shares of
+        all such layers add up: in resnet20 at batch 128 in float32 3 to 8 eps of each of the 19 flip, 14 of 24 million
+        entries, 1.3e-5 in sum, whose root is 3.7e-3; ours is off by 3.0e-3. In a small batch one flip is more than
+        that share: it is 1 of the entries of a layer, at most of the smallest.
+        """
+        if not self.statistics:
+            return self.precision.allowed
+        sizes = [min(len(self.x), BATCH) * entries for entries in _decisions(self.network, self.in_shape)]
+        return sqrt(len(sizes) * self.precision.allowed**2 + 1 / min(sizes))
+
+    def flat(self, tree) -> list[np.ndarray]:
+        """A tree like the parameters or the statistics as a list, in the order of all variants."""
+        return [np.asarray(a, np.float64) for a in flat(self.network, self.in_shape, tree)]
+
+    def answer(self, gradient: list, moved: list, steps: int = 1) -> Answer:
+        """The answer of a step: the gradient, and the batch's mean and unbiased variance in each batch norm.
+
+        The latter are told by what the moving ones have become after so many steps with this batch.
+        """
+        weight = 1 - (1 - MOMENTUM) ** steps
+        before = self.flat(self.statistics)
+        batch = [old + (np.asarray(new, np.float64) - old) / weight for old, new in zip(before, moved, strict=True)]
+        return {"gradient": gradient, "statistics": batch}
 
 
-Truth = Callable[[Task], list[np.ndarray]]
+def _decisions(layer, shape):
+    """How many entries of a sample each ReLU decides about."""
+    if isinstance(layer, Sequential):
+        for inner in layer.layers:
+            yield from _decisions(inner, shape)
+            shape = inner.output_shape(shape)
+    for inner in () if isinstance(layer, Sequential) else layer.children().values():
+        yield from _decisions(inner, shape)
+    if isinstance(layer, ReLU):
+        yield prod(shape)
 
 
-def gradient_in_float64(network: Layer) -> Truth:
-    """Automatic differentiation of the plain network in float64, compiled for chunks: a mean is the mean of means."""
-    grad = jax.jit(jax.grad(partial(lax_nets.loss, network)))
+Truth = Callable[[Task], Answer]
 
-    def truth(task: Task) -> list[np.ndarray]:
+
+def step_in_float64(network: Layer) -> Truth:
+    """Automatic differentiation of the plain network in float64, compiled for chunks: a mean is the mean of means.
+
+    With batch norm, in which the samples of a batch depend on each other, the batch is one chunk.
+    """
+    grad = jax.jit(jax.grad(partial(lax_nets.loss, network), has_aux=True))
+
+    def truth(task: Task) -> Answer:
         x, labels = np.asarray(task.x, np.float64), np.asarray(task.labels)
         if len(x) % BATCH == 0:
             x, labels = x[:BATCH], labels[:BATCH]  # the others repeat them
-        if CHUNK % len(x) == 0:
-            x, labels = np.repeat(x, CHUNK // len(x), axis=0), np.repeat(labels, CHUNK // len(labels))
-        size = CHUNK if len(x) % CHUNK == 0 else len(x)
+        copies, size = len(task.x) // len(x), len(x)
+        if not task.statistics:
+            if CHUNK % len(x) == 0:
+                x, labels = np.repeat(x, CHUNK // len(x), axis=0), np.repeat(labels, CHUNK // len(labels))
+            size = CHUNK if len(x) % CHUNK == 0 else len(x)
         with jax.enable_x64(True), jax.default_matmul_precision("highest"):  # the same program for every precision
-            params = jax.tree.map(lambda w: jnp.asarray(w, jnp.float64), task.params)
-            parts = [
-                task.flat(grad(params, jnp.asarray(x[i : i + size]), labels[i : i + size]))
-                for i in range(0, len(x), size)
-            ]
-        return [np.mean(arrays, axis=0) for arrays in zip(*parts, strict=True)]
+            params, statistics = _wide(task.learned)
+            parts, batch = [], {}
+            for i in range(0, len(x), size):
+                grads, batch = grad(params, jnp.asarray(x[i : i + size]), labels[i : i + size])
+                parts.append(task.flat(grads))
+            moved = task.flat(lax_nets.moved(statistics, batch, copies))
+        return task.answer([np.mean(arrays, axis=0) for arrays in zip(*parts, strict=True)], moved)
 
     return truth
 
@@ -102,18 +159,22 @@ def gradient_in_float64(network: Layer) -> Truth:
 def outputs_in_float64(task: Task) -> list[np.ndarray]:
     """The plain network's outputs in float64."""
     with jax.enable_x64(True):
-        wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), (task.params, task.x))
-        return [np.asarray(jax.jit(partial(lax_nets.apply, task.network))(*wide))]
+        params, x = _wide((merged(*task.learned), task.x))
+        return [np.asarray(jax.jit(partial(_plain_outputs, task.network))(params, x))]
 
 
-def our_step(network: Layer, params: Params, x, labels, rate):
+def our_step(network: Layer, learned: Learned, x, labels, rate) -> Learned:
     """One step by the hand-written chain."""
-    return _descend(params, gradients(network, LOSS, params, x, labels)[0], rate)
+    params, statistics = learned
+    grads, _, _, batch = gradients(network, LOSS, params, x, labels)
+    return _descend(params, grads, rate), moving_statistics(statistics, batch)
 
 
-def autodiff_step(network: Layer, params: Params, x, labels, rate):
+def autodiff_step(network: Layer, learned: Learned, x, labels, rate) -> Learned:
     """One step by `jax.grad` of plain lax."""
-    return _descend(params, jax.grad(partial(lax_nets.loss, network))(params, x, labels), rate)
+    params, statistics = learned
+    grads, batch = jax.grad(partial(lax_nets.loss, network), has_aux=True)(params, x, labels)
+    return _descend(params, grads, rate), lax_nets.moved(statistics, batch)
 
 
 def step_variant(name: str, step: Callable, options: dict | None, task: Task) -> Variant:
@@ -121,11 +182,11 @@ def step_variant(name: str, step: Callable, options: dict | None, task: Task) ->
 
     The very program that is timed is checked: with a rate of 2^20 the old parameters vanish beside the gradient.
     """
-    args = (task.params, task.x, task.labels)
+    args = (task.learned, task.x, task.labels)
     program, _ = _compiled_step(step, options, task)
 
     def answer():
-        return _gradient(task, program(*args, _rate(task, 2.0**20)))
+        return _answer(task, program(*args, _rate(task, 2.0**20)))
 
     run = partial(program, *args, _rate(task, RATE))
     return Variant(name, in_turn(run), answer)
@@ -134,21 +195,21 @@ def step_variant(name: str, step: Callable, options: dict | None, task: Task) ->
 def scan_variant(name: str, step: Callable, options: dict | None, task: Task) -> Variant:
     """`STEPS` steps over as many batches in one compiled scan, as an epoch runs them."""
 
-    def epoch(params, batches, labels, rates):
-        def body(params, batch):
-            return step(task.network, params, *batch), None
+    def epoch(learned, batches, labels, rates):
+        def body(learned, batch):
+            return step(task.network, learned, *batch), None
 
-        return lax.scan(body, params, (batches, labels, rates))[0]
+        return lax.scan(body, learned, (batches, labels, rates))[0]
 
     batches, labels = (jnp.stack([a] * STEPS) for a in (task.x, task.labels))
     rates = jnp.full(STEPS, _rate(task, RATE))
-    program, _ = compiled(epoch, options, task.params, batches, labels, rates)
+    program, _ = compiled(epoch, options, task.learned, batches, labels, rates)
 
-    def answer():  # of the last step: with a rate of 0 the others change nothing
+    def answer():  # of the last step: with a rate of 0 the others change no parameter
         only_last = jnp.zeros_like(rates).at[-1].set(2.0**20)
-        return _gradient(task, program(task.params, batches, labels, only_last))
+        return _answer(task, program(task.learned, batches, labels, only_last), STEPS)
 
-    run = partial(program, task.params, batches, labels, rates)
+    run = partial(program, task.learned, batches, labels, rates)
     return Variant(name, in_turn(run), answer, STEPS)
 
 
@@ -158,9 +219,10 @@ def peer_steps(peer: str, task: Task) -> list[Variant]:
 
     def answer(net):
         grads = net.gradients()
-        if module.CHANNELS_FIRST:
-            return brought_back(task.network, task.in_shape, task.params, grads)
-        return [array for values in grads for array in values]
+        flat_grads = (
+            brought_back(task.network, task.in_shape, task.params, grads) if module.CHANNELS_FIRST else _chained(grads)
+        )
+        return task.answer(flat_grads, _chained(net.statistics()))
 
     return [
         Variant(name, in_turn(net.step, module.wait), partial(answer, net))
@@ -177,11 +239,12 @@ def peer_evaluations(peer: str, task: Task) -> list[Variant]:
 
 
 def _peer_nets(peer, task):
-    """The peer's networks with our weights, by the names of the variants."""
+    """The peer's networks with our weights and statistics, by the names of the variants."""
     module = module_of(peer)
     weights = weights_of(task.network, task.in_shape, task.params, module.CHANNELS_FIRST)
+    statistics = weights_of(task.network, task.in_shape, task.statistics)
     x, labels = np.asarray(task.x, np.float32), np.asarray(task.labels)
-    return module.nets(task.network, weights, x, labels, RATE, task.precision.dtype, task.precision.tf32)
+    return module.nets(task.network, weights, statistics, x, labels, RATE, task.precision.dtype, task.precision.tf32)
 
 
 def step_without_onednn(task: Task) -> list[Variant]:
@@ -203,9 +266,9 @@ def both_steps(task: Task) -> list[Variant]:
     ]
 
 
-def step_rows(name: str, task: Task, variants: list[Variant], truth: list[np.ndarray], seconds: float) -> Iterator[Row]:
+def step_rows(name: str, task: Task, variants: list[Variant], truth: Answer, seconds: float) -> Iterator[Row]:
     """Rows "step" of the network of this name."""
-    for row in measure(variants, truth, task.precision.allowed, seconds):
+    for row in measure(variants, truth, task.allowed, seconds):
         yield {"table": "step", "net": name, "precision": task.precision.name, "batch": len(task.x), **row}
 
 
@@ -213,7 +276,7 @@ def steps(name: str, peers: dict[str, Child], seconds: float, report: Callable[[
     """The rows of one network: "step" at batch 128 and others, "evaluation", "compile", "memory", "residuals"."""
     network, in_shape = find_net(name)
     yield from residuals(name, network, in_shape)
-    truth = gradient_in_float64(network)
+    truth = step_in_float64(network)
     for precision in precisions():
         about = {"net": name, "precision": precision.name}
         with precision.active(), ExitStack() as stack:
@@ -269,11 +332,11 @@ def compilation(task: Task) -> Iterator[Row]:
 
 def evaluation(task: Task, peers: dict[str, Child], seconds: float) -> list[Row]:
     """The forward pass alone, by `apply`, by plain lax and by the peers."""
-    args = (task.params, task.x)
+    args = (merged(*task.learned), task.x)
     variants = [compiled_variant("ours", task.network.apply, compiler_options(), *args)]
     if compiler_options():
         variants.append(compiled_variant("ours, default options", partial(task.network.apply), None, *args))
-    variants.append(compiled_variant("plain lax", partial(lax_nets.apply, task.network), None, *args))
+    variants.append(compiled_variant("plain lax", partial(_plain_outputs, task.network), None, *args))
     variants += of_all(peers, peer_evaluations, task)
     return measure(variants, outputs_in_float64(task), task.precision.allowed, seconds)
 
@@ -284,7 +347,7 @@ def residuals(name: str, network: Layer, in_shape: Shape) -> Iterator[Row]:
     params = jax.eval_shape(lambda: network.init(jax.random.key(0), in_shape))
 
     def kept(params, x):
-        return jax.tree.leaves(jax.vjp(lambda params: lax_nets.apply(network, params, x), params)[1])
+        return jax.tree.leaves(jax.vjp(lambda params: lax_nets.apply(network, params, x), params, has_aux=True)[1])
 
     jaxpr = jax.make_jaxpr(kept)(params, jax.ShapeDtypeStruct((BATCH, *in_shape), jnp.result_type(float))).jaxpr
     new = {var for var in jaxpr.outvars if not hasattr(var, "val")} - set(jaxpr.invars)  # a literal has a value
@@ -308,7 +371,7 @@ def growth(name: str, seconds: float, report: Callable[[str], None]) -> Iterator
             task = Task.draw(grown, in_shape, GROWTH_BATCH, precision)
             about = {"net": name, "precision": precision.name, "batch": GROWTH_BATCH, "change": change}
             work = {"multiply_adds": grown.multiply_adds(in_shape)}
-            for row in measure(both_steps(task), gradient_in_float64(grown)(task), precision.allowed, seconds):
+            for row in measure(both_steps(task), step_in_float64(grown)(task), task.allowed, seconds):
                 yield {"table": "growth", **about, **work, **row}
 
 
@@ -326,14 +389,28 @@ def _descend(params, grads, rate):
 
 
 def _compiled_step(step, options, task):
-    return compiled(partial(step, task.network), options, task.params, task.x, task.labels, _rate(task, RATE))
+    return compiled(partial(step, task.network), options, task.learned, task.x, task.labels, _rate(task, RATE))
 
 
 def _rate(task, rate):
     return jnp.asarray(rate, task.precision.dtype)
 
 
-def _gradient(task, params):
-    """The gradient from the parameters after a step with a rate of 2^20."""
+def _answer(task, learned, steps=1):
+    """The answer from what is learned after steps of which the last has a rate of 2^20, the others of 0."""
+    params, statistics = learned
     old, new = task.flat(task.params), task.flat(params)
-    return [(before - after) / 2.0**20 for before, after in zip(old, new, strict=True)]
+    gradient = [(before - after) / 2.0**20 for before, after in zip(old, new, strict=True)]
+    return task.answer(gradient, task.flat(statistics), steps)
+
+
+def _plain_outputs(network, params, x):
+    return lax_nets.apply(network, params, x)[0]
+
+
+def _chained(groups):
+    return [array for values in groups for array in values]
+
+
+def _wide(tree):
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), tree)

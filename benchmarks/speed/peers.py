@@ -17,7 +17,7 @@ from .children import Child
 from .timing import Failed
 
 PEERS = ("torch", "flax", "equinox")
-Values = tuple[np.ndarray, ...]  # the arrays of one layer: weight, bias
+Values = tuple[np.ndarray, ...]  # the arrays of one layer: weight or scale, bias; mean, variance
 
 
 def check_names(names: Iterable[str]) -> None:
@@ -84,7 +84,7 @@ def weights_of(network: Layer, in_shape: Shape, params: Params, channels_first: 
     Args:
         network: layers.
         in_shape: shape of one input sample.
-        params: its parameters, or gradients like them.
+        params: its parameters, or gradients like them; or its statistics.
         channels_first: kernels as (O, I, U, V) and matrices as (out, in), columns in the order of flattened CHW.
     """
     arranged = []
@@ -123,7 +123,7 @@ def _leaves(layer: Layer, shape: Shape, params: Params) -> Iterator[tuple[tuple,
         for name, inner in children.items():
             yield from _leaves(inner, shape, params.get(name, {}))
     elif params:
-        yield tuple(params[name] for name in ("weight", "bias") if name in params), None
+        yield tuple(params[name] for name in ("weight", "scale", "bias", "mean", "variance") if name in params), None
 
 
 def _channels_first(weight, flattened):

@@ -1,7 +1,7 @@
 """Variants of one computation, each checked and then timed: in turn, so that drift hits all alike."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 Row = dict[str, Any]
+Answer = Sequence[Any] | Mapping[str, Sequence[Any]]
 LEAST_ROUNDS = 7
 NAP = 0.01  # seconds
 WARM = 0.02  # seconds that a turn begins with
@@ -27,13 +28,13 @@ class Variant:
     Attributes:
         name: as the tables show it.
         turn: does the work, and gives the seconds that it takes; see `in_turn`.
-        answer: what the work gives, arrays in one order for all variants; raises `Failed`.
+        answer: what the work gives, arrays in one order for all variants, or a dict of such lists; raises `Failed`.
         steps: how many steps one run makes.
     """
 
     name: str
     turn: Callable[[], float]
-    answer: Callable[[], Sequence[Any]]
+    answer: Callable[[], Answer]
     steps: int = 1
 
 
@@ -79,13 +80,13 @@ def settle(most: float = 1.0) -> None:
             return
 
 
-def measure(variants: Sequence[Variant], truth: Sequence[Any], allowed: float, seconds: float) -> list[Row]:
+def measure(variants: Sequence[Variant], truth: Answer, allowed: float, seconds: float) -> list[Row]:
     """Check every variant against the truth, then time those that are right; the first is the one that is compared.
 
     Args:
         variants: the first is ours.
         truth: the right answer.
-        allowed: largest error, the L2 norm of the deviation over that of the truth.
+        allowed: largest error, the L2 norm of the deviation over that of the truth; see `distance`.
         seconds: for all variants together; every variant is timed at least seven times.
 
     Returns:
@@ -114,12 +115,18 @@ def measure(variants: Sequence[Variant], truth: Sequence[Any], allowed: float, s
     return rows
 
 
-def distance(values: Sequence[Any], truth: Sequence[Any]) -> float:
+def distance(values: Answer, truth: Answer) -> float:
     """The L2 norm of the deviation of all arrays together over that of the truth; infinite where a shape differs.
+
+    Of a dict of arrays it is the largest of the distances, so that none hides behind another.
 
     >>> distance([np.array([3.0, 4.5])], [np.array([3.0, 4.0])])
     0.1
+    >>> distance({"a": [np.array(100.0)], "b": [np.array(1.5)]}, {"a": [np.array(100.0)], "b": [np.array(1.0)]})
+    0.5
     """
+    if isinstance(values, Mapping) and isinstance(truth, Mapping):
+        return max(distance(values[name], truth[name]) for name in truth)
     values, truth = ([np.asarray(a, np.float64) for a in arrays] for arrays in (values, truth))
     if [a.shape for a in values] != [a.shape for a in truth]:
         return np.inf
