@@ -307,7 +307,8 @@ def evaluate(network: Layer, loss: Loss, params: Params, images, labels, *, batc
     predicted, known = np.concatenate(predictions), is_label(loss, labels)
     confusion = np.zeros((classes, classes), int)
     np.add.at(confusion, (labels[known], predicted[known]), 1)
-    return Evaluation(total / max(counted, 1), confusion.trace() / max(known.sum(), 1), confusion, predicted)
+    right = int(confusion.trace())
+    return Evaluation(total / max(counted, 1), right / max(int(known.sum()), 1), confusion, predicted)
 
 
 def _measured(network, loss, params, images, labels):

@@ -277,7 +277,12 @@ def test_every_operation_refuses_what_is_no_array_in_every_place(name):
     args = case.draw(0)
     for i, argument in enumerate(entry.op.arguments[: len(args)]):
         for value in (None, "text", [1.0]):
-            if value is None and f"{name} {argument}" in ("conv2d bias", "dense bias", "softmax_cross_entropy weights"):
+            if value is None and f"{name} {argument}" in (
+                "conv2d bias",
+                "conv_transpose2d bias",
+                "dense bias",
+                "softmax_cross_entropy weights",
+            ):
                 continue
             with pytest.raises(InputError, match=f"{name}: {argument} is "):
                 entry.op(*args[:i], value, *args[i + 1 :], **case.hyper)

@@ -42,7 +42,7 @@ UNIT = {"mean": 0, "std": 1, "padding": 0}
         (["verify", "jax.nn:relu", "--args", "f32[2]", "--html", "."], "html is '.' but must be a file"),
         (["verify", "--mutants", "--thorough"], "thorough is given with mutants"),
         (["verify", "--soak", "0"], "soak is 0 but must be at least 1"),
-        (["verify", "--op", "conv3d"], "op is 'conv3d' but must be one of conv2d, max_pool2d"),
+        (["verify", "--op", "conv3d"], "op is 'conv3d' but must be one of conv2d, conv_transpose2d, max_pool2d"),
         (["tarin"], "tarin"),
         (["--nonsense"], "; see jaxcnn --help\n"),
         (["train", "--lr", 0.1], "; see jaxcnn train --help\n"),

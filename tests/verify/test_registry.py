@@ -105,7 +105,7 @@ def test_probes_of_operations_with_kinks_stay_away_from_them():
 
 
 def test_an_unknown_operation_is_named():
-    with pytest.raises(InputError, match="op is 'conv3d' but must be one of conv2d, max_pool2d"):
+    with pytest.raises(InputError, match="op is 'conv3d' but must be one of conv2d, conv_transpose2d, max_pool2d"):
         find_operation("conv3d")
 
 
