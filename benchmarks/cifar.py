@@ -49,6 +49,16 @@ def entry(result: Result, load: float) -> dict[str, Any]:
     }
 
 
+def table() -> str:
+    """The entries as Markdown."""
+    lines = ["| network | parameters | seed | epochs | test accuracy | minutes | on |", "|---|---|---|---|---|---|---|"]
+    for found in json.loads(RESULT.read_text()):
+        where = f"{found['device']}, {found['cores']} cores, load {found['load_before']} before"
+        cells = (found["model"], f"{found['parameters']:,}", found["seed"], found["epochs"])
+        lines.append(f"| {' | '.join(map(str, cells))} | {found['test_accuracy']:.2%} | {found['minutes']} | {where} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Train for each seed and record what was reached."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

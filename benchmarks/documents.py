@@ -16,7 +16,7 @@ from jaxcnn import experiment, files
 from jaxcnn.recipe import Recipe
 from jaxcnn.recorder import Recorder
 
-from . import held_out, presets, recompute, speed, streaming
+from . import cifar, held_out, norm_relu, presets, recompute, speed, streaming
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,8 +34,10 @@ def parts() -> Iterator[tuple[str, str, str]]:
     yield "docs/speed.md", "benchmarks/results/h100.json", _h100()
     yield "docs/presets.md", "benchmarks/presets.py", presets.table(_result("presets"))
     yield "docs/presets.md", "benchmarks/held_out.py", held_out.table(_result("held_out"))
+    yield "docs/presets.md", "benchmarks/cifar.py", cifar.table()
     yield "docs/training.md", "benchmarks/streaming.py", streaming.table()
     yield "docs/blocks.md", "python -m benchmarks.recompute", recompute.table()
+    yield "docs/blocks.md", "python -m benchmarks.norm_relu", norm_relu.table()
     yield "docs/check_grads.md", "jaxcnn verify --mutants", _mutants()
     for document in ("README.md", "README.zh-CN.md"):
         yield document, "jaxcnn/layers/dense.py", _rule_of_dense()
