@@ -72,9 +72,7 @@ def apply(layer: Layer, params: Params, x, decided: Any = None) -> tuple[jax.Arr
     if isinstance(layer, Residual):
         y, batch["body"] = apply(layer.body, params.get("body", {}), x, decided and decided["body"])
         if layer.shortcut is not None:
-            x, batch["shortcut"] = apply(
-                layer.shortcut, params.get("shortcut", {}), x, decided and decided["shortcut"]
-            )
+            x, batch["shortcut"] = apply(layer.shortcut, params.get("shortcut", {}), x, decided and decided["shortcut"])
         return y + x, without_empty(batch)
     if isinstance(layer, BatchNorm):
         return batch_norm(x, params, layer.epsilon)

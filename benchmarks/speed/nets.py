@@ -35,6 +35,7 @@ BATCH, OTHER_BATCHES, GROWTH_BATCH = 128, (1, 32, 512), 32
 RATE, STEPS, CHUNK, COMPILATIONS = 0.01, 4, 32, 3
 LOSS = SoftmaxCrossEntropy()
 EPS = float(np.finfo(np.float32).eps)
+Parts = dict[str, list[np.ndarray]]  # of the answer of a step: "gradient", "statistics"
 Learned = tuple[Params, Statistics]  # {} are the statistics of a network without batch norm
 
 
@@ -107,7 +108,7 @@ class Task:
         """A tree like the parameters or the statistics as a list, in the order of all variants."""
         return [np.asarray(a, np.float64) for a in flat(self.network, self.in_shape, tree)]
 
-    def answer(self, gradient: list, moved: list, steps: int = 1) -> Answer:
+    def answer(self, gradient: list, moved: list, steps: int = 1) -> Parts:
         """The answer of a step: the gradient, and the batch's mean and unbiased variance in each batch norm.
 
         The latter are told by what the moving ones have become after so many steps with this batch.
@@ -128,7 +129,7 @@ def _of_relus(layer, shape):
             shape = inner.output_shape(shape)
 
 
-Truth = Callable[[Task], Answer]
+Truth = Callable[[Task], Parts]
 
 
 def step_in_float64(network: Layer) -> Truth:
@@ -138,7 +139,7 @@ def step_in_float64(network: Layer) -> Truth:
     """
     grad = jax.jit(jax.grad(partial(lax_nets.loss, network), has_aux=True))
 
-    def truth(task: Task) -> Answer:
+    def truth(task: Task) -> Parts:
         x, labels = np.asarray(task.x, np.float64), np.asarray(task.labels)
         if len(x) % BATCH == 0:
             x, labels = x[:BATCH], labels[:BATCH]  # the others repeat them
