@@ -34,6 +34,8 @@ NETS = ("lenet28", "cnn28", "vgg32", "resnet32", "resnet20")
 BATCH, OTHER_BATCHES, GROWTH_BATCH = 128, (1, 32, 512), 32
 RATE, STEPS, CHUNK, COMPILATIONS = 0.01, 4, 32, 3
 LOSS = SoftmaxCrossEntropy()
+EPS = float(np.finfo(np.float32).eps)
+Parts = dict[str, list[np.ndarray]]  # of the answer of a step: "gradient", "statistics"
 Learned = tuple[Params, Statistics]  # {} are the statistics of a network without batch norm
 
 
@@ -86,23 +88,27 @@ class Task:
 
     @property
     def allowed(self) -> float:
-        """Largest error of the gradient: that of the precision, and for the many ReLUs of a batch-normed network more.
+        """Largest error of the gradient: that of the precision; of a network with batch norm, which is deep, more.
 
-        That of the precision squared is the share of a layer's decisions that may flip. On the way back the shares of
-        all such layers add up: in resnet20 at batch 128 in float32 3 to 8 eps of each of the 19 flip, 14 of 24 million
-        entries, 1.3e-5 in sum, whose root is 3.7e-3; ours is off by 3.0e-3. In a small batch one flip is more than
-        that share: it is 1 of the entries of a layer, at most of the smallest.
+        That of the precision is the root of the share of decisions that may flip, and on the way back the shares of
+        all layers of ReLU add up. To each, first, what the precision allows: in resnet20 at batch 128 in float32 3 to 8
+        eps flip, of 24 million entries 14. Second, what the mean before it rounds: n entries of mean mu summed one by
+        one, as PyTorch does with channels last, are off by up to eps/2 sqrt(n/3) mu, of which 0.4, the density of
+        entries at zero, flips: 0.1 eps sqrt(n). Third, one entry of the smallest layer, which is much in a small batch.
         """
         if not self.statistics:
             return self.precision.allowed
-        sizes = [min(len(self.x), BATCH) * entries for entries in _decisions(self.network, self.in_shape)]
-        return sqrt(len(sizes) * self.precision.allowed**2 + 1 / min(sizes))
+        samples = min(len(self.x), BATCH)  # the others repeat them
+        shapes = list(_of_relus(self.network, self.in_shape))
+        rounding = [0.1 * EPS * sqrt(len(self.x) * prod(positions)) for *positions, _ in shapes]
+        smallest = min(samples * prod(shape) for shape in shapes)
+        return sqrt(len(shapes) * self.precision.allowed**2 + sum(rounding) + 1 / smallest)
 
     def flat(self, tree) -> list[np.ndarray]:
         """A tree like the parameters or the statistics as a list, in the order of all variants."""
         return [np.asarray(a, np.float64) for a in flat(self.network, self.in_shape, tree)]
 
-    def answer(self, gradient: list, moved: list, steps: int = 1) -> Answer:
+    def answer(self, gradient: list, moved: list, steps: int = 1) -> Parts:
         """The answer of a step: the gradient, and the batch's mean and unbiased variance in each batch norm.
 
         The latter are told by what the moving ones have become after so many steps with this batch.
@@ -113,19 +119,17 @@ class Task:
         return {"gradient": gradient, "statistics": batch}
 
 
-def _decisions(layer, shape):
-    """How many entries of a sample each ReLU decides about."""
-    if isinstance(layer, Sequential):
-        for inner in layer.layers:
-            yield from _decisions(inner, shape)
-            shape = inner.output_shape(shape)
-    for inner in () if isinstance(layer, Sequential) else layer.children().values():
-        yield from _decisions(inner, shape)
+def _of_relus(layer, shape):
+    """The shape of a sample at each ReLU."""
     if isinstance(layer, ReLU):
-        yield prod(shape)
+        yield shape
+    for inner in layer.children().values():
+        yield from _of_relus(inner, shape)
+        if isinstance(layer, Sequential):
+            shape = inner.output_shape(shape)
 
 
-Truth = Callable[[Task], Answer]
+Truth = Callable[[Task], Parts]
 
 
 def step_in_float64(network: Layer) -> Truth:
@@ -135,7 +139,7 @@ def step_in_float64(network: Layer) -> Truth:
     """
     grad = jax.jit(jax.grad(partial(lax_nets.loss, network), has_aux=True))
 
-    def truth(task: Task) -> Answer:
+    def truth(task: Task) -> Parts:
         x, labels = np.asarray(task.x, np.float64), np.asarray(task.labels)
         if len(x) % BATCH == 0:
             x, labels = x[:BATCH], labels[:BATCH]  # the others repeat them
@@ -216,16 +220,8 @@ def scan_variant(name: str, step: Callable, options: dict | None, task: Task) ->
 def peer_steps(peer: str, task: Task) -> list[Variant]:
     """The peer's steps, in its child."""
     module = module_of(peer)
-
-    def answer(net):
-        grads = net.gradients()
-        flat_grads = (
-            brought_back(task.network, task.in_shape, task.params, grads) if module.CHANNELS_FIRST else _chained(grads)
-        )
-        return task.answer(flat_grads, _chained(net.statistics()))
-
     return [
-        Variant(name, in_turn(net.step, module.wait), partial(answer, net))
+        Variant(name, in_turn(net.step, module.wait), partial(_peer_answer, module, task, net))
         for name, net in _peer_nets(peer, task).items()
     ]
 
@@ -245,6 +241,13 @@ def _peer_nets(peer, task):
     statistics = weights_of(task.network, task.in_shape, task.statistics)
     x, labels = np.asarray(task.x, np.float32), np.asarray(task.labels)
     return module.nets(task.network, weights, statistics, x, labels, RATE, task.precision.dtype, task.precision.tf32)
+
+
+def _peer_answer(module, task, net):
+    grads, statistics = net.gradients(), _chained(net.statistics())
+    if module.CHANNELS_FIRST:
+        return task.answer(brought_back(task.network, task.in_shape, task.params, grads), statistics)
+    return task.answer(_chained(grads), statistics)
 
 
 def step_without_onednn(task: Task) -> list[Variant]:

@@ -161,7 +161,7 @@ def test_our_step_without_onednn_is_ours(monkeypatch):
     with Child("ours, without oneDNN") as child:
         name, answer, reason = child.call(why_onednn_is_not_called, task)
     assert (name, reason) == ("ours, without oneDNN", "switched off for the measurement")
-    assert timing.distance(answer, nets.gradient_in_float64(NETWORK)(task)) < 1e-6
+    assert timing.distance(answer, nets.step_in_float64(NETWORK)(task)) < 1e-6
 
 
 def test_busy_processes_run_during_the_block_and_the_fastest_of_the_others_is_measured_beside_them(monkeypatch):

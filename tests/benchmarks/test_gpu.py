@@ -136,7 +136,7 @@ def test_peers_that_are_absent_are_left_out_and_the_rest_goes_on(tmp_path, monke
 @pytest.mark.parametrize(
     ("nets", "op", "peers", "sentence"),
     [
-        (["lenet5"], None, [], "net is 'lenet5' but must be one of lenet28, cnn28, vgg32, resnet32"),
+        (["lenet5"], None, [], "net is 'lenet5' but must be one of lenet28, cnn28, vgg32, resnet32, resnet20"),
         ([], "pool", [], "op is 'pool' but must be one of conv2d, max_pool2d, avg_pool2d, all"),
         ([], None, ["jacks"], "peers has 'jacks' but must be some of torch, flax, equinox"),
     ],

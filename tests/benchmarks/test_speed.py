@@ -1,9 +1,11 @@
 """The benchmark as a product: what it refuses, what it shows; a wrong answer has no time. Nothing here is timed."""
 
+import dataclasses
 import json
 import math
 import re
 import sys
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +17,11 @@ from benchmarks.speed import lax_nets, nets, numerics, operations, peers, precis
 from benchmarks.speed.__main__ import main
 from jaxcnn import (
     AvgPool2d,
+    BatchNorm,
     Conv2d,
     Dense,
     Flatten,
+    GlobalAvgPool2d,
     InputError,
     MaxPool2d,
     ReLU,
@@ -39,23 +43,54 @@ SMALL = Sequential(
         Dense(5),
     )
 )
-IN_SHAPE = (8, 12, 2)
+NORMED = Sequential(
+    (
+        Conv2d(3, 3, padding=1, bias=False),
+        BatchNorm(),
+        ReLU(),
+        Residual(
+            Sequential((Conv2d(4, 3, stride=2, padding=1, bias=False), BatchNorm(), ReLU())),
+            Sequential((Conv2d(4, 1, stride=2, bias=False), BatchNorm(0.5))),
+        ),
+        Residual(Sequential((Conv2d(4, 3, padding=1, bias=False), BatchNorm()))),
+        ReLU(),
+        GlobalAvgPool2d(),
+        Dense(5),
+    )
+)
+IN_SHAPE, SAMPLES = (8, 12, 2), 4
+FEWEST = SAMPLES * 4 * 6  # entries that a batch norm of NORMED has of a channel
+ALLOWED = 2e-6  # for rounding alone: no decision of these flips
 
 
-@pytest.fixture(scope="module")
-def task():
-    return nets.Task.draw(SMALL, IN_SHAPE, 4, precision.FLOAT32)
+@cache
+def drawn(network, samples=SAMPLES):
+    """A task whose scales are not all 1 and whose biases are not all 0."""
+    task = nets.Task.draw(network, IN_SHAPE, samples, precision.FLOAT32)
+    moved = [w + 0.1 * np.cos(np.arange(w.size)).reshape(w.shape) for w in jax.tree.leaves(task.params)]
+    params = jax.tree.unflatten(jax.tree.structure(task.params), [jnp.float32(w) for w in moved])
+    return dataclasses.replace(task, params=params)
+
+
+@pytest.fixture(scope="module", params=[SMALL, NORMED], ids=["small", "normed"])
+def task(request):
+    return drawn(request.param)
+
+
+@cache
+def truth_of(network):
+    return nets.step_in_float64(network)(drawn(network))
 
 
 @pytest.fixture(scope="module")
 def truth(task):
-    return nets.gradient_in_float64(SMALL)(task)
+    return truth_of(task.network)
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--net", "lenet5"), "net is 'lenet5' but must be one of lenet28, cnn28, vgg32, resnet32"),
+        (("--net", "lenet5"), "net is 'lenet5' but must be one of lenet28, cnn28, vgg32, resnet32, resnet20"),
         (("--op", "pool"), "op is 'pool' but must be one of conv2d, max_pool2d, avg_pool2d, all"),
         (("--peers", "torch,jacks"), "peers has 'jacks' but must be some of torch, flax, equinox"),
         (
@@ -110,25 +145,88 @@ def test_the_command_shows_writes_and_says_whether_ours_is_wrong(tmp_path, monke
 
 
 def test_a_step_is_checked_by_the_program_that_is_timed_and_a_wrong_one_has_no_time(task, truth):
-    def wrong_step(network, params, x, labels, rate):
-        good = nets.our_step(network, params, x, labels, rate)
-        return good | {"dense1": {**good["dense1"], "bias": params["dense1"]["bias"]}}
+    def wrong_step(network, learned, x, labels, rate):
+        good, statistics = nets.our_step(network, learned, x, labels, rate)
+        return good | {"dense1": {**good["dense1"], "bias": learned[0]["dense1"]["bias"]}}, statistics
 
     ours = nets.step_variant("ours", nets.our_step, None, task)
     wrong = nets.step_variant("wrong", wrong_step, None, task)
     scanned = nets.scan_variant("ours, scanned", nets.our_step, None, task)
     right, refused, epoch = timing.measure([ours, wrong, scanned], truth, 1e-4, seconds=0.05)
-    assert right["error"] < 1e-6
+    assert right["error"] < ALLOWED
     assert right["ratio"] == 1.0
     assert right["quartiles"][0] <= right["milliseconds"] <= right["quartiles"][1]
     assert refused["error"] > 1e-2
     assert set(refused) == {"variant", "error"}
-    assert epoch["error"] < 1e-6
+    assert epoch["error"] < ALLOWED
     assert epoch["ratio"] == pytest.approx(right["milliseconds"] / epoch["milliseconds"])
 
 
-def test_compilation_and_memory_are_those_of_both_steps(task):
+def test_a_step_that_forgets_the_moving_statistics_or_a_scan_that_does_not_carry_them_is_wrong():
+    """jax.grad's step, which does neither, is right; all have the right gradient."""
+    task, truth = drawn(NORMED), truth_of(NORMED)
+    assert all(np.ptp(a) > 0.1 for a in task.flat(task.statistics))
+
+    def forgetful(network, learned, x, labels, rate):
+        return nets.our_step(network, learned, x, labels, rate)[0], learned[1]
+
+    def not_carried(network, learned, x, labels, rate):
+        return nets.our_step(network, (learned[0], task.statistics), x, labels, rate)
+
+    for variant, right in (
+        (nets.step_variant("it", forgetful, None, task), False),
+        (nets.scan_variant("it, scanned", not_carried, None, task), False),
+        (nets.scan_variant("it, scanned", nets.autodiff_step, None, task), True),
+    ):
+        answer = variant.answer()
+        assert timing.distance(answer["gradient"], truth["gradient"]) < ALLOWED
+        error = timing.distance(answer, truth)
+        assert error < ALLOWED if right else error > 0.1
+
+
+def test_the_truth_of_a_batch_norm_is_that_of_the_whole_batch(monkeypatch):
+    """In chunks the means would be others; the variance of copies is made unbiased by their number."""
+    monkeypatch.setattr(nets, "CHUNK", 2)
+    monkeypatch.setattr(nets, "BATCH", SAMPLES)
+    task = drawn(NORMED, 2 * SAMPLES)
+    np.testing.assert_array_equal(task.x[:SAMPLES], task.x[SAMPLES:])
+    truth = nets.step_in_float64(NORMED)(task)
+    assert timing.distance(nets.step_variant("ours", nets.our_step, None, task).answer(), truth) < ALLOWED
+
+
+def test_an_evaluation_takes_the_given_statistics(task):
+    rows = nets.evaluation(task, {}, 0.01)
+    assert [row["variant"] for row in rows if row["variant"] != "ours, default options"] == ["ours", "plain lax"]
+    assert all(row["error"] < ALLOWED for row in rows)
+    if task.statistics:
+        others = jax.tree.map(lambda a: a[::-1], task.statistics)
+        others = nets.outputs_in_float64(dataclasses.replace(task, statistics=others))
+        assert timing.distance(others, nets.outputs_in_float64(task)) > 1e-2
+
+
+def test_plain_batch_norm_is_the_formula():
+    x = np.random.default_rng(0).normal(3.0, 2.0, (4, 3, 2, 5))
+    params = {name: np.linspace(a, b, 5) for name, a, b in (("scale", 1, 2), ("bias", -1, 5))}
+    for mean, variance, given in ((x.mean((0, 1, 2)), x.var((0, 1, 2)), False), (np.arange(5), np.arange(1, 6), True)):
+        statistics = {"mean": jnp.array(mean), "variance": jnp.array(variance)}
+        y, batch = lax_nets.apply(BatchNorm(0.5), params | (statistics if given else {}), jnp.array(x))
+        expected = params["scale"] * (x - mean) / np.sqrt(variance + 0.5) + params["bias"]
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+        assert batch == {} if given else batch["count"] == 4 * 3 * 2
+
+
+def test_more_error_is_allowed_with_batch_norm_for_what_its_layers_add_up_to():
+    normed = drawn(NORMED)
+    assert drawn(SMALL).allowed == precision.FLOAT32.allowed == 1e-3
+    # the ReLUs have 8 x 12 x 3, 4 x 6 x 4 and 4 x 6 x 4 entries of a sample
+    rounding = 0.1 * 2**-23 * sum(math.sqrt(4 * positions) for positions in (96, 24, 24))
+    assert normed.allowed == pytest.approx(math.sqrt(3 * 1e-3**2 + rounding + 1 / (4 * 96)))
+    assert dataclasses.replace(normed, x=normed.x[:1]).allowed > 1 / math.sqrt(96)
+
+
+def test_compilation_and_memory_are_those_of_both_steps(task, monkeypatch):
     """Either step has room for the first convolution's output at least, 3 maps for the input's 2."""
+    monkeypatch.setattr(nets, "COMPILATIONS", 1)
     rows = list(nets.compilation(task))
     assert [(row["table"], row["variant"]) for row in rows] == [
         (table, variant) for table in ("compile", "memory") for variant in ("ours", "jax.grad")
@@ -144,7 +242,8 @@ def test_what_is_not_finite_or_has_another_shape_is_infinitely_wrong():
     assert row == {"variant": "ours", "error": None}
 
 
-def test_weights_come_back_from_channels_first(task):
+def test_weights_come_back_from_channels_first():
+    task = drawn(SMALL)
     carried = peers.weights_of(SMALL, IN_SHAPE, task.params, channels_first=True)
     assert [weights[0].shape for weights in carried] == [(3, 2, 3, 3), (4, 3, 3, 3), (4, 3, 1, 1), (5, 2 * 1 * 4)]
     back = peers.brought_back(SMALL, IN_SHAPE, task.params, carried)
@@ -156,15 +255,38 @@ def test_weights_come_back_from_channels_first(task):
     np.testing.assert_array_equal(carried[-1][0].reshape(5, C, H, W)[1, 3, 1, 0], true[1, 0, 3, 1])
 
 
-def test_peers_that_are_installed_compute_the_same(task, truth):
+def evaluated_first(peer, task):
+    """In the child: what a peer's network evaluates, and what it learns after that."""
+    module = peers.module_of(peer)
+
+    def answer(net):
+        outputs = [net.outputs()]
+        return nets._peer_answer(module, task, net) | {"outputs": outputs}
+
+    found = nets._peer_nets(peer, task).items()
+    return [timing.Variant(name, lambda: 1.0, partial(answer, net)) for name, net in found]
+
+
+def test_peers_that_are_installed_compute_the_same():
+    """Flax and Equinox move the biased variance, which is the share 1/n too small."""
     with peers.started(peers.PEERS) as (children, versions, left_out):
         assert set(children) | set(left_out) == set(peers.PEERS)
         assert set(children) <= set(versions)
-        variants = nets.of_all(children, nets.peer_steps, task)
-        assert {re.split("[,.]", variant.name)[0] for variant in variants} == set(children)
-        for variant in variants:
-            assert timing.distance(variant.answer(), truth) < 1e-6, variant.name
-            assert variant.turn() > 0, variant.name
+        for network in (SMALL, NORMED):
+            task = drawn(network)
+            truth = truth_of(network) | {"outputs": nets.outputs_in_float64(task)}
+            variants = nets.of_all(children, nets.peer_steps, task)
+            assert {re.split("[,.]", variant.name)[0] for variant in variants} == set(children)
+            assert all(variant.turn() > 0 for variant in variants)
+            if network is NORMED:
+                evaluated = nets.of_all(children, evaluated_first, task)
+                assert [variant.name for variant in evaluated] == [variant.name for variant in variants]
+                variants += evaluated
+            for variant in variants:
+                for name, answer in variant.answer().items():
+                    biased = name == "statistics" and not variant.name.startswith("torch")
+                    error = timing.distance(answer, truth[name])
+                    assert error < ALLOWED + (1 / FEWEST if biased else 0), (variant.name, name)
         if "torch" in children:
             rows = list(operations.dispatch(children, 0.01))
             assert [(row["variant"], row["error"]) for row in rows] == [("ours", 0), ("torch", 0)]
@@ -207,8 +329,8 @@ def test_other_peoples_rules_without_their_packages_get_one_sentence(monkeypatch
 
 
 def test_imposed_decisions_are_those_of_the_gradient(task, truth):
-    network = relu_after_pool(SMALL)
-    theirs = jax.jit(jax.grad(lambda p, decided: lax_nets.loss(network, p, task.x, task.labels, decided)))
+    network = relu_after_pool(task.network)
+    theirs = jax.jit(jax.grad(lambda p, decided: lax_nets.loss(network, p, task.x, task.labels, decided)[0]))
     decide = jax.jit(lambda x: numerics.decisions(network, network.forward(task.params, x, train=True)[1]))
 
     @jax.jit
@@ -220,7 +342,7 @@ def test_imposed_decisions_are_those_of_the_gradient(task, truth):
     for x, right in ((task.x, True), (-task.x, False)):
         decided = decide(x)
         for grads in (ours(decided), theirs(task.params, decided)):
-            assert (timing.distance(task.flat(grads), truth) < 1e-6) is right
+            assert (timing.distance(task.flat(grads), truth["gradient"]) < ALLOWED) is right
 
 
 def test_an_operation_gets_a_row_for_each_variant_and_direction(monkeypatch):
@@ -248,8 +370,9 @@ def test_a_batch_twice_as_large_is_worth_a_product_twice_as_long():
     assert two == 2 * one
 
 
-def test_residual_bytes_are_counted_for_both():
-    ours, theirs = nets.residuals("small", SMALL, IN_SHAPE)
+@pytest.mark.parametrize("network", [SMALL, NORMED], ids=["small", "normed"])
+def test_residual_bytes_are_counted_for_both(network):
+    ours, theirs = nets.residuals("it", network, IN_SHAPE)
     assert ours["bytes"] < theirs["bytes"]
     # the plain pooling keeps its input and a mask of relu's
     assert theirs["bytes"] > nets.BATCH * 8 * 12 * 3 * 4
