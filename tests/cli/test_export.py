@@ -13,23 +13,47 @@ from command import run
 from written import spoil, write_run
 
 from jaxcnn import (
+    ELU,
+    GELU,
+    LAYERS,
     AvgPool2d,
+    BatchNorm,
     CombineMaps,
+    Concatenate,
     Conv2d,
+    ConvTranspose2d,
+    Crop2d,
     Dense,
     Dropout,
     Flatten,
+    GELUTanh,
+    GlobalAvgPool2d,
+    GlobalMaxPool2d,
+    GroupNorm,
+    HardSwish,
+    Identity,
+    InstanceNorm,
+    LayerNorm,
+    LeakyReLU,
     MaxPool2d,
     MedianPool2d,
+    Pad2d,
+    Product,
+    Recompute,
     ReLU,
     Residual,
+    Scale,
     ScaledTanh,
     Sequential,
     Sigmoid,
+    SiLU,
     Softmax,
+    Softplus,
     StochasticPool2d,
     Subsample2d,
+    Sum,
     Tanh,
+    Upsample2d,
 )
 from jaxcnn.saved.stablehlo import stablehlo
 from jaxcnn.store.runs import load_run
@@ -45,7 +69,12 @@ images = numpy.load("images.npy")
 LINES
 numpy.save("logits.npy", numpy.asarray(logits))
 """
+GATE = Sequential((Sum((GlobalAvgPool2d(), GlobalMaxPool2d())), Dense(3), SiLU(), Dense(4), Sigmoid()))
 EVERY_LAYER = (
+    *(Conv2d(4, 3, padding=1), BatchNorm(), LeakyReLU(0.1), GroupNorm(2), GELU(), LayerNorm(), SiLU(), InstanceNorm()),
+    *(Softplus(), Scale(), HardSwish(), ELU(), GELUTanh(), Product((Identity(), GATE)), Recompute(Conv2d(4, 1))),
+    *(Concatenate((Identity(), Sum((Conv2d(2, 1), Conv2d(2, 3, padding=1))))), Pad2d(((1, 0), (2, 1)))),
+    *(Crop2d((1, 0), (1, 2)), Upsample2d(2), Upsample2d(2, "bilinear"), ConvTranspose2d(3, 2), AvgPool2d(4)),
     *(Conv2d(4, 3, padding=1), Tanh(), Conv2d(4, 3, groups=4, padding=1), ReLU(), CombineMaps(4, 3), Sigmoid()),
     *(Residual(Sequential((Conv2d(4, 1), ScaledTanh()))), MaxPool2d(2), AvgPool2d(2, stride=1), Subsample2d(2)),
     *(
@@ -58,6 +87,11 @@ EVERY_LAYER = (
         Softmax(),
     ),
 )
+
+
+def kinds(layer):
+    """The classes of the layer and of all in it."""
+    return {type(layer)}.union(*map(kinds, layer.children().values()))
 
 
 def allowed(network, params, images, dtype="float32"):
@@ -88,6 +122,7 @@ def test_every_layer_is_exported_for_any_number_of_images(rng, dtype):
         write_run(network=network, in_shape=(20, 20, 1), dtype=dtype)
     saved = load_run("r")
     exported = jax.export.deserialize(bytearray(stablehlo(saved)))
+    assert kinds(network) == {kind for kind in LAYERS.values() if kind.__module__.startswith("jaxcnn.")}
     images = rng.random((3, 18, 18, 1), np.float32)
     params = jax.tree.map(lambda w: jnp.asarray(w, jnp.float32), saved.checkpoint.params)
     x = saved.normalization(images)
