@@ -9,6 +9,7 @@ import os
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,11 @@ def networks() -> dict[str, Sequential]:
     return {"plain": Sequential((block(),) * BLOCKS), "Recompute": Sequential((Recompute(block()),) * BLOCKS)}
 
 
+def needed(program: Any) -> int:
+    """Bytes besides arguments and results."""
+    return program.memory_analysis().temp_size_in_bytes
+
+
 def measure() -> dict:
     """Bytes and milliseconds of each way, in turns; every gradient is compared with the first."""
     x = jax.random.normal(jax.random.key(1), (BATCH, *SHAPE))
@@ -42,7 +48,7 @@ def measure() -> dict:
 
         programs[name] = jax.jit(jax.grad(E), compiler_options=compiler_options()).lower(params).compile(), params
         kept = summary(network, SHAPE, batch_size=BATCH).total.residual_bytes
-        rows[name] = {"kept": kept, "needed": programs[name][0].memory_analysis().temp_size_in_bytes}
+        rows[name] = {"kept": kept, "needed": needed(programs[name][0])}
     plain, params = networks()["plain"], programs["plain"][1]
 
     def checkpointed(params):
@@ -55,7 +61,7 @@ def measure() -> dict:
         jax.jit(jax.grad(checkpointed), compiler_options=compiler_options()).lower(params).compile(),
         params,
     )
-    rows["jax.checkpoint"] = {"needed": programs["jax.checkpoint"][0].memory_analysis().temp_size_in_bytes}
+    rows["jax.checkpoint"] = {"needed": needed(programs["jax.checkpoint"][0])}
     seconds = {name: [] for name in programs}
     answers = {name: jax.tree.leaves(program(params)) for name, (program, params) in programs.items()}
     for name, answer in answers.items():

@@ -218,7 +218,8 @@ def fixed_batch_norm(x, scale, bias, mean, variance, *, epsilon: float = EPSILON
     check_floating("fixed_batch_norm", mean=mean, variance=variance)
     check_shape("fixed_batch_norm", "mean", mean, x.shape[-1:])
     check_shape("fixed_batch_norm", "variance", variance, x.shape[-1:])
-    return _normalised(x, *_wide(mean, variance), scale, bias, epsilon), (x, mean, variance, scale)
+    m, v = _wide(mean, variance)
+    return _normalised(x, m, v, scale, bias, epsilon), (x, mean, variance, scale)
 
 
 @fixed_batch_norm.rule
@@ -299,6 +300,8 @@ def _check_groups(groups, channels):
 
 class _Norm(OperationLayer, abstract=True):
     """A scale of ones and a bias of zeros for each channel."""
+
+    epsilon: float
 
     def __post_init__(self):
         check_epsilon(type(self).__name__, self.epsilon)
