@@ -133,6 +133,21 @@ def test_every_layer_is_exported_for_any_number_of_images(rng, dtype):
         assert relative_error(logits, network.apply(params, x[:count])) <= limit
 
 
+def test_statistics_stay_float32_beside_parameters_of_bfloat16():
+    """A mean of 0.501, which bfloat16 rounds to 0.5: a pixel of 0.5 is 1,000 times 0.001 below it, not at it."""
+
+    def change(state):
+        state.params["batchnorm1"]["scale"] = jnp.array([1000.0], jnp.bfloat16)
+        state.statistics["batchnorm1"] = {"mean": jnp.array([0.501]), "variance": jnp.array([1.0])}
+
+    network = Sequential((BatchNorm(), GlobalAvgPool2d()))
+    normalization = {"mean": 0.25, "std": 0.5, "padding": 0}
+    write_run(network=network, in_shape=(2, 2, 1), change=change, dtype="bfloat16", normalization=normalization)
+    image = np.full((1, 2, 2, 1), 0.5, np.float32)
+    (logits,) = jax.export.deserialize(bytearray(stablehlo(load_run("r")))).call(image)
+    assert float(logits[0]) == pytest.approx(-1, rel=2.0**-7)
+
+
 def test_the_outcome_is_json(capsys):
     write_run(classes=["cat", "dog"])
     assert run("export", "r/model.safetensors", "--out", "net", "--json") == 0

@@ -19,19 +19,19 @@ INFO = {
 
 
 def write_run(folder="r", network=SMALL, in_shape=(10, 10, 1), change=None, **info):
-    """A run folder with random parameters, after `change` of them; returns the network and its parameters."""
+    """A run folder with random parameters, after `change` of the state; returns the network and its parameters."""
     found = INFO | info
     state = init_state(network, SGD(0.1), jax.random.key(0), in_shape, dtype=found["dtype"])
     if change is not None:
-        change(state.params)
+        change(state)
     Path(folder).mkdir()
     save_checkpoint(Path(folder, "model.safetensors"), network, in_shape, state, found)
     return network, state.params
 
 
-def spoil(params):
+def spoil(state):
     """Makes a bias NaN and another infinite."""
-    params["conv1"]["bias"] = params["conv1"]["bias"].at[:].set(np.array([np.nan, np.inf]))
+    state.params["conv1"]["bias"] = state.params["conv1"]["bias"].at[:].set(np.array([np.nan, np.inf]))
 
 
 def write_image(path, image):
