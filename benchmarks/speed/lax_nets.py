@@ -41,8 +41,8 @@ def moved(statistics: Statistics, batch: Statistics, copies: int = 1) -> Statist
         batch: from `apply`.
         copies: of how many such batches the one that is meant consists.
 
-    >>> print(moved({"mean": 0.0, "variance": 1.0}, {"mean": 1.0, "variance": 2.0, "count": 3}))
-    {'mean': 0.1, 'variance': 1.2}
+    >>> print(moved({"mean": 0.0, "variance": 1.0}, {"mean": 1.0, "variance": 1.0, "count": 2}))
+    {'mean': 0.1, 'variance': 1.1}
     """
     if "count" not in batch:
         return {name: moved(statistics[name], part, copies) for name, part in batch.items()}

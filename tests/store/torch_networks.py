@@ -1,7 +1,9 @@
 """ResNet-18 and VGG-11 in PyTorch, their modules named as torchvision's, so that state dicts are the same."""
 
-import torch
-from torch import nn
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+nn = torch.nn
 
 
 class Block(nn.Module):
