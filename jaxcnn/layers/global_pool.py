@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError, check_floating, check_shape
+from ..kernels import materialized
 from ..operation import Static, operation
 from .base import OperationLayer
 
@@ -80,7 +81,7 @@ def global_max_pool2d(x):
     """
     _check("global_max_pool2d", x)
     N, H, W, C = x.shape
-    entries = x.reshape(N, H * W, C)
+    entries = materialized(x).reshape(N, H * W, C)  # else y and k may see it rounded otherwise
     holds = (entries == entries.max(axis=1, keepdims=True)) | (entries != entries)  # the maximum, or NaN
     positions = _positions(H * W)
     k = jnp.where(holds, positions, positions[-1]).min(axis=1)  # (3); jnp.argmax takes eight times as long on CPU

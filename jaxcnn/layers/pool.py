@@ -59,7 +59,7 @@ def max_pool2d(x, window_size: int | Pair, *, stride: int | Pair | None = None, 
     """
     check_floating("max_pool2d", 4, x=x)
     window = resolve_pool("max_pool2d", x.shape[1:3], window_size, stride=stride, padding=padding)
-    padded = _padded(x, window, -jnp.inf)
+    padded = _padded(materialized(x), window, -jnp.inf)  # else y and (2) may see it rounded otherwise
     entries = [_entries_at(padded, window, position) for position in window.taps]
     y = entries[0]
     for entry in entries[1:]:  # not jnp.maximum: its derivative shares out a tie

@@ -1,4 +1,4 @@
-r"""Weights of PyTorch's and torchvision's networks: a state dict's names, shapes and orders, as safetensors.
+r"""Weights of PyTorch's and torchvision's networks: a state dict's names, shapes and orders, as safetensors::
 
     theirs                                                ours
     Conv2d           weight (O, I/g, U, V)                weight (U, V, I/g, O)
