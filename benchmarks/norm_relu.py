@@ -33,7 +33,7 @@ def norm_relu(u, scale, bias, *, epsilon=norm.EPSILON):
 @norm_relu.rule
 def _(residuals, dy, *, epsilon):
     kept, bias = residuals
-    u, m, v, scale = kept
+    u, m, v, scale, _ = kept
     passed = norm._normalised(u, m, v, scale, bias, epsilon) > 0
     return batch_norm.backward(kept, jnp.where(passed, dy, jnp.zeros_like(dy)), epsilon=epsilon)
 

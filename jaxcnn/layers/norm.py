@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from ..errors import InputError, check_floating, check_shape, is_int, is_number, shown
+from ..kernels import materialized
 from ..operation import operation
 from .base import Layer, OperationLayer, parameter
 
@@ -71,20 +72,28 @@ def batch_norm(x, scale, bias, *, epsilon: float = EPSILON):
     """
     _check("batch_norm", x, epsilon, scale=scale, bias=bias)
     axes = tuple(range(x.ndim - 1))
-    m, v = _moments(x, axes)  # (1)
-    return _normalised(x, m, v, scale, bias, epsilon), (x, m, v, scale)
+    (wide,) = _wide(x)
+    mean = wide.mean(axes)
+    rest = materialized(wide - mean)
+    wrong = rest.mean(axes)  # see _moments
+    m, v = mean + wrong, jnp.maximum((rest * rest).mean(axes) - wrong * wrong, 0)  # (1)
+    y = _normalised(rest, wrong, v, scale, bias, epsilon).astype(x.dtype)
+    # kept as if it were x: of an array that is there XLA on CPU sums the product with dy in one pass
+    kept = (rest, wrong) if rest.dtype == x.dtype else (x, m)
+    return y, (*kept, v, scale, m)
 
 
 @batch_norm.rule
 def _(residuals, dy, *, epsilon):
     """(4)-(6): `(dx, dscale, dbias)` from the residuals and dy of x's shape."""
-    x, m, v, scale = residuals
+    x, m, v, scale, _ = residuals
     check_shape("batch_norm.backward", "dy", dy, x.shape)
-    (wide,), n = _wide(dy), dy.size // dy.shape[-1]
+    (wide, rest), n = _wide(dy, x), dy.size // dy.shape[-1]
     r = jax.lax.rsqrt(v + epsilon)
-    xh = (x - m) * r  # (2)
     axes = tuple(range(dy.ndim - 1))
-    dbias, dscale = wide.sum(axes), (wide * xh).sum(axes)  # (4), (5)
+    dbias = wide.sum(axes)  # (4)
+    dscale = r * ((wide * rest).sum(axes) - m * dbias)  # (2), (5)
+    xh = (rest - m) * r
     # the means in (6) are sums over the same entries: mean d = scale dbias / n, mean (d xh) = scale dscale / n
     dx = r * scale * (wide - dbias / n - xh * (dscale / n))  # (6)
     return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(scale.dtype)
@@ -385,9 +394,8 @@ class BatchNorm(Layer):
         """The batch's mean, biased variance and count of entries for each channel; {} of an evaluation."""
         if batch_norm.name not in residuals:
             return {}
-        x, m, v, _ = residuals[batch_norm.name]
-        count = jnp.asarray(x.size // x.shape[-1], m.dtype)
-        return {"mean": m.ravel(), "variance": v.ravel(), "count": count}
+        x, _, v, _, m = residuals[batch_norm.name]
+        return {"mean": m, "variance": v, "count": jnp.asarray(x.size // x.shape[-1], m.dtype)}
 
     def _call(self, params, train):
         op = batch_norm if train else fixed_batch_norm

@@ -332,7 +332,7 @@ MUTANTS = (
     Mutant("v as a constant", "batch_norm", spoil(
         0, lambda g, r, dy, h: r[3] * (dy - dy.mean((0, 1, 2))) / jnp.sqrt(r[2] + 1e-5))),
     Mutant("epsilon forgotten", "batch_norm", lambda b, r, dy, **h: b(r, dy, epsilon=1e-12), 1),
-    Mutant("unbiased variance", "batch_norm", _with(lambda r, dy, h: ((*r[:2], r[2] * 30 / 29, r[3]), dy, h))),
+    Mutant("unbiased variance", "batch_norm", _with(lambda r, dy, h: ((*r[:2], r[2] * 30 / 29, *r[3:]), dy, h))),
     Mutant("scale of dx forgotten", "batch_norm", spoil(0, lambda g, r, dy, h: g / r[3])),
     Mutant("dscale of x, not xh", "batch_norm", spoil(1, lambda g, r, dy, h: (dy * r[0]).sum((0, 1, 2)))),
     Mutant("1/N forgotten", "batch_norm", spoil(2, lambda g, r, dy, h: g / 30)),
