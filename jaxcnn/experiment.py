@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from . import verify
 from .data import Augmentation, Dataset, Normalization, held_out, load_dataset, mirrored, taken
@@ -237,6 +238,10 @@ def _fitted(experiment, optimizer, begun, tell) -> Progress:
         validation=experiment.validation,
         patience=recipe.patience,
         augment=make_augmentation(experiment),
+        mesh=make_mesh(recipe),
+        sharded=recipe.sharded,
+        accumulate=recipe.accumulate,
+        precision=recipe.precision,
         resume=begun,
         on_steps=on_steps,
         on_epoch=on_epoch,
@@ -392,6 +397,27 @@ def make_augmentation(experiment: Experiment) -> Augmentation | None:
         return None
     background = -experiment.normalization.mean / experiment.normalization.std
     return Augmentation(experiment.recipe.augment, fill=background)
+
+
+def make_mesh(recipe: Recipe) -> Mesh | None:
+    """The recipe's devices, the first of those there are; None for one alone.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    found = jax.devices()
+    count = recipe.devices or (len(found) if jax.process_count() > 1 else 1)
+    if count > len(found) or count % jax.process_count():
+        of_processes = f" and a multiple of the {jax.process_count()} processes" if jax.process_count() > 1 else ""
+        virtual = (
+            ""
+            if found[0].platform != "cpu"
+            else ("; a CPU is one device, unless XLA_FLAGS=--xla_force_host_platform_device_count=N divides it")
+        )
+        raise InputError(f"devices is {count} but must be at most {len(found)}, those of JAX{of_processes}{virtual}")
+    if recipe.devices is None and count == 1:
+        return None
+    return Mesh(np.array(found[:count]), ("batch",))
 
 
 def precision(dtype: str):

@@ -14,11 +14,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from .data.stream import Streamed
 from .errors import InputError
 from .layers.base import Layer
 from .losses import Loss
+from .plan import Plan
 from .progress import Progress, StoppingRules, best_epoch
 from .recovery import divergence
 from .sgd import Optimizer
@@ -56,6 +58,10 @@ def fit(
     validation: tuple[Any, Any] | None = None,
     patience: int | None = None,
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    mesh: Mesh | None = None,
+    sharded: bool = False,
+    accumulate: int = 1,
+    precision: str = "full",
     resume: Progress | None = None,
     on_steps: Callable[[Progress], None] = lambda progress: None,
     on_epoch: Callable[[Progress], None] = lambda progress: None,
@@ -77,6 +83,12 @@ def fit(
         patience: stop after so many epochs in which no more of the validation images were classified right, nor as
             many with a smaller loss; None: never.
         augment: None or a function `(key, images) -> images`, such as `data.Augmentation`, of every batch; hashable.
+        mesh: None, or a mesh of one axis, as of `jax.make_mesh((8,), ("batch",))`: each of its devices computes its
+            rows of a batch, and the gradients are summed once. The result is that of one device up to rounding.
+        sharded: the devices of the mesh keep a part each of the parameters and of the optimizer's state.
+        accumulate: a batch is computed in so many parts, one after another, in less memory; see `gradients`.
+        precision: "full", or "mixed": forward and backward in bfloat16, while the parameters, their update, the loss
+            and the statistics of batch norms keep the state's dtype.
         resume: where an earlier `fit` with these arguments stood: training goes on there, not with `state`. Its
             finished epochs count among `epochs`.
         on_steps: called with the progress after every piece of an epoch.
@@ -102,23 +114,28 @@ def fit(
     """
     refuse_traced("fit", state, images, labels, validation)
     check_specs(network, loss, optimizer, state)
+    plan = Plan(mesh, sharded, accumulate, precision)
     rules = StoppingRules(epochs, target_error, patience)
     if patience is not None and validation is None:
         raise InputError(f"fit: patience is {patience} but validation is None; it must be images and labels")
     images, labels = check_samples(network, loss, images, in_host_memory(labels))
     check_batch_size(batch_size, len(images))
-    images = images if isinstance(images, Streamed) else cast(state.params, images)
-    data = images, jnp.asarray(labels)
+    plan.check_batch_size(batch_size)
+    make = _steps if plan.processes == 1 and not isinstance(images, Streamed) else _streamed_steps
+    if make is _steps:
+        images, labels = plan.everywhere((cast(state.params, images), jnp.asarray(labels)))
+    data = images, labels
     probe = tuple(part[:batch_size] for part in data)
     if validation is not None:
         probe = _pair(network, loss, state.averaged, validation)
+    state = plan.placed(state)
     progress = (
         Progress(state)
         if resume is None
         else _resumed(resume, state, validation is not None, len(images) // batch_size)
     )
-    make = _streamed_steps if isinstance(images, Streamed) else _steps
-    steps = make((network, loss, optimizer, augment), *data, int(batch_size), progress.state.key)
+    progress = replace(progress, state=plan.placed(progress.state))
+    steps = make((network, loss, optimizer, plan, augment), *data, int(batch_size), progress.state.key)
     each = max(is_label(loss, labels).sum() / len(labels), 1 / len(labels))  # labels of a sample, in the mean
     count, earlier = 1, progress
     while not rules.hold(progress.history):
@@ -151,7 +168,7 @@ def fit(
     return progress.state, list(progress.history)
 
 
-def _steps(specs: tuple[Any, Any, Any, Any], images, labels, batch_size, key):
+def _steps(specs: tuple[Any, ...], images, labels, batch_size, key):
     """`steps(progress, count)`: the progress at most `count` updates later, within an epoch, which may begin now."""
     order = _order(key, len(images), batch_size)
 
@@ -164,27 +181,31 @@ def _steps(specs: tuple[Any, Any, Any, Any], images, labels, batch_size, key):
     return steps
 
 
-def _streamed_steps(specs: tuple[Any, Any, Any, Any], images, labels, batch_size, key):
-    """The same for images that are decoded on the way: some batches at a time are brought to the device."""
+def _streamed_steps(specs: tuple[Any, ...], images, labels, batch_size, key):
+    """The same for images in the host's memory or files: some batches at a time are brought to the devices.
+
+    Where there are several processes each reads its own rows of a batch alone.
+    """
+    plan = specs[3]
     order = _order(key, len(images), batch_size)
     most = max(1, min(16, ON_DEVICE // math.prod((batch_size, *images.shape[1:]))))
-    rows = np.arange(most * batch_size).reshape(most, batch_size)
-    chunk = np.zeros((most * batch_size, *images.shape[1:]), images.dtype)
+    own, labels = plan.own(batch_size), np.asarray(labels)
+    chunk = np.zeros((most, own.stop - own.start, *images.shape[1:]), images.dtype)
+    read = images.batches if isinstance(images, Streamed) else lambda batches: (images[rows] for rows in batches)
     running = {}  # the batches that are being decoded, by the epoch and the number of the next one
 
     def steps(progress, count):
         state, done = _begun(progress)
         place, batches = (int(state.epoch), done), np.asarray(order(int(state.epoch)))
         count = min(count, most, len(batches) - done)
-        source = running.pop(place, None) or images.batches(batches[done:])
+        source = running.pop(place, None) or read(batches[done:, own])
         running.clear()
         for i, batch in enumerate(islice(source, count)):
-            chunk[rows[i]] = batch
+            chunk[i] = batch
         running[place[0], done + count] = source
-        chosen = np.zeros(most * batch_size, int)
-        chosen[: count * batch_size] = batches[done : done + count].ravel()
-        data = cast(state.params, chunk), labels[chosen]
-        return _later(progress, *train_steps(*specs, state, *data, rows, 0, count))
+        chosen = np.resize(batches[done : done + count, own], (most, chunk.shape[1]))
+        data = (plan.batches(part, batch_size) for part in (np.asarray(cast(state.params, chunk)), labels[chosen]))
+        return _later(progress, *train_steps(*specs, state, *data, np.arange(most), 0, count))
 
     return steps
 

@@ -13,6 +13,7 @@ from . import files
 from .data import Augmentation
 from .errors import InputError, is_number, reason
 from .layers.base import Layer
+from .plan import PRECISIONS
 from .store.spec import spec_from_json, spec_to_json
 
 __all__ = ["Recipe"]
@@ -49,6 +50,10 @@ class Recipe:
         patience: stop after so many epochs that classified the validation images no better; None: never.
         seed: of the initial weights, the shuffling, dropout, the validation images and what `augment` does.
         normalize: images of zero mean and unit variance [I3]; otherwise pixels from 0 to 1.
+        devices: over which each batch is spread; None: one, or all of them where several processes train together.
+        sharded: each device keeps a part of the parameters and of the optimizer's state.
+        accumulate: the number of parts in which a batch is computed one after another, in less memory.
+        precision: among `PRECISIONS`: "mixed" computes in bfloat16 what is learned in float32.
         padding: rows and columns of background around each image.
         mirror: train on every image and its mirror image, left and right exchanged.
 
@@ -84,6 +89,10 @@ class Recipe:
     target_error: float | None = None
     patience: int | None = None
     dtype: str = "float32"
+    devices: int | None = None
+    sharded: bool = False
+    accumulate: int = 1
+    precision: str = "full"
     seed: int = 0
     normalize: bool = True
     padding: int = 0
@@ -96,8 +105,9 @@ class Recipe:
         for field in ("resize", "augment"):
             if isinstance(getattr(self, field), list):  # of a file
                 object.__setattr__(self, field, tuple(getattr(self, field)))
-        counts = {"epochs": 1, "batch_size": 1, "seed": 0, "padding": 0, "warmup": 0}
-        for field, least in (counts | ({} if self.patience is None else {"patience": 1})).items():
+        counts = {"epochs": 1, "batch_size": 1, "seed": 0, "padding": 0, "warmup": 0, "accumulate": 1}
+        counts |= {field: 1 for field in ("patience", "devices") if getattr(self, field) is not None}
+        for field, least in counts.items():
             value = getattr(self, field)
             _check(_is_number(value, int), field, repr(value), "a whole number")
             _check(value >= least, field, value, f"at least {least}")
@@ -117,6 +127,7 @@ class Recipe:
         self._check_together()
         for field, names in (
             ("optimizer", OPTIMIZERS), ("loss", LOSSES), ("schedule", SCHEDULES), ("dtype", DTYPES),
+            ("precision", PRECISIONS),
         ):  # fmt: skip
             value = getattr(self, field)
             _check(value in names, field, repr(value), f"one of {', '.join(names)}")
@@ -124,7 +135,7 @@ class Recipe:
             _check(isinstance(getattr(self, field), str), field, repr(getattr(self, field)), "a string")
         readable = self.data.encode(errors="replace").decode() == self.data  # TOML is UTF-8, a folder's name any bytes
         _check(readable, "data", repr(self.data), "a name in UTF-8")
-        for field in ("normalize", "mirror"):
+        for field in ("normalize", "mirror", "sharded"):
             _check(isinstance(getattr(self, field), bool), field, repr(getattr(self, field)), "true or false")
         known = self.model is None or isinstance(self.model, str | Layer)
         _check(known, "model", repr(self.model), "the name of a model or a layer")
@@ -143,6 +154,8 @@ class Recipe:
             )
         if self.smoothing and self.loss != "cross-entropy":
             raise InputError(f"smoothing is {self.smoothing} but {self.loss} has none; it must be left out")
+        if self.precision == "mixed" and self.dtype != "float32":
+            raise InputError(f"precision is 'mixed' but dtype is {self.dtype!r}; it must be 'float32', to learn in")
         if self.warmup and self.warmup >= self.epochs:
             raise InputError(f"warmup is {self.warmup} but must be below epochs, {self.epochs}")
 

@@ -7,7 +7,7 @@ Tests: tests/test_training.py.
 """
 
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, partial, reduce
 from typing import Any
 
 import jax
@@ -21,10 +21,12 @@ from .errors import InputError, check_count, check_key, is_int, shown
 from .kernels import compiler_options
 from .layers.activation import softmax
 from .layers.base import Layer, Params, Shape
-from .layers.rewrite import relu_after_pool
-from .layers.statistics import Statistics, init_statistics, merged, moving_statistics
+from .layers.rewrite import relu_after_pool, spread_over
+from .layers.statistics import Statistics, init_statistics, merged, moving_statistics, pooled_statistics
 from .losses import Loss
+from .plan import Plan, plan_of
 from .sgd import Optimizer, check_optimizer
+from .spread import parts, total
 
 __all__ = ["Evaluation", "TrainState", "evaluate", "gradients", "init_state", "predict", "train_epoch", "train_step"]
 
@@ -82,11 +84,34 @@ def init_state(network: Layer, optimizer: Optimizer, key: jax.Array, in_shape: S
     return TrainState(params, optimizer.init(params), train_key, zero, zero, statistics)
 
 
-def gradients(network: Layer, loss: Loss, params: Params, x, labels, *, key=None):
+def gradients(
+    network: Layer,
+    loss: Loss,
+    params: Params,
+    x,
+    labels,
+    *,
+    key=None,
+    batch_axis: str | None = None,
+    accumulate: int = 1,
+    dtype=None,
+):
     """`(grads, E, outputs, statistics)` of one batch by the hand-written chain, `train=True`, `relu_after_pool`.
 
     E is the loss and the network's penalty, which is added once for each batch; grads are the gradients of E;
-    statistics are those of the batch, for `moving_statistics`. x is cast to the parameters' dtype.
+    statistics are those of the batch, for `moving_statistics`.
+
+    Args:
+        network, loss: specs.
+        params: the parameters.
+        x, labels: a batch; x is cast to the parameters' dtype.
+        key: from which dropout and the like draw.
+        batch_axis: inside of `jax.shard_map`, the mesh axis over which the batch is spread: x and labels are this
+            device's rows, and grads, E and statistics are those of the whole batch, summed over the axis once.
+        accumulate: the number of parts in which the rows are computed one after another, in less memory: part k has
+            the rows k, k + accumulate, ... A batch norm normalises each part by itself.
+        dtype: of forward and backward, such as bfloat16; None: that of the parameters. The loss and the sums over the
+            parts and devices are computed in the parameters' dtype, in which the gradients are.
 
     >>> from jaxcnn import Dense, SoftmaxCrossEntropy
     >>> params = {"weight": jnp.zeros((1, 2)), "bias": jnp.zeros(2)}
@@ -95,11 +120,61 @@ def gradients(network: Layer, loss: Loss, params: Params, x, labels, *, key=None
     [ 0.5 -0.5]
     """
     network = relu_after_pool(network)
-    outputs, residuals = network.forward(params, cast(params, x), train=True, key=key)
-    E, loss_residuals = loss.forward(outputs, labels)
-    _, grads = network.backward(residuals, loss.backward(loss_residuals))
+    if batch_axis is not None:
+        network = spread_over(network, batch_axis)
+    x, used = cast(params, x), params if dtype is None else jax.tree.map(lambda w: w.astype(dtype), params)
+    share = _share(network, loss, x, labels, batch_axis, accumulate)
+
+    def of_part(x, labels, key):
+        y, residuals = network.forward(used, x if dtype is None else x.astype(dtype), train=True, key=key)
+        outputs = y.astype(x.dtype)
+        E, loss_residuals = loss.forward(outputs, labels)
+        own = share(outputs, labels)
+        _, grads = network.backward(residuals, loss.backward(loss_residuals, own).astype(y.dtype))
+        grads = jax.tree.map(lambda g, w: g.astype(w.dtype), grads, params)
+        return (grads, own * E), outputs, network.statistics(residuals)
+
+    if accumulate == 1:
+        summed, outputs, statistics = of_part(x, labels, key)
+    else:
+        summed, outputs, statistics = _one_after_another(of_part, x, labels, key, accumulate)
+    grads, E = total(summed, batch_axis)
     penalty, of_penalty = network.penalty(params)
-    return _added(grads, of_penalty), E + penalty, outputs, network.statistics(residuals)
+    return _added(grads, of_penalty), E + penalty, outputs, statistics
+
+
+def _share(network, loss, x, labels, batch_axis, accumulate):
+    """The function that weighs a part's E in that of the whole batch: by its count, if the loss is a mean."""
+    divided = parts(batch_axis) * accumulate
+    if divided == 1 or loss.reduction == "sum":
+        return lambda outputs, labels: 1.0
+    count = loss.count(jnp.zeros((len(x), *_output_shape(network, x.shape[1:])), x.dtype), labels)
+    if isinstance(count, int):
+        return lambda outputs, labels: 1 / divided
+    whole = total(count, batch_axis)
+    return lambda outputs, labels: loss.count(outputs, labels) / jnp.where(whole == 0, 1, whole)
+
+
+def _one_after_another(of_part, x, labels, key, count):
+    """The sums over `count` parts of a batch, the outputs of all its rows, and its statistics."""
+
+    def divided(array):
+        return array.reshape(len(array) // count, count, *array.shape[1:]).swapaxes(0, 1)
+
+    def joined(array):
+        return array.swapaxes(0, 1).reshape(-1, *array.shape[2:])
+
+    def body(summed, given):
+        i, x, labels = given
+        new, outputs, statistics = of_part(x, labels, None if key is None else jax.random.fold_in(key, i))
+        return jax.tree.map(jnp.add, summed, new), (outputs, statistics)
+
+    given = jnp.arange(count), divided(x), divided(labels)
+    (first, *_) = jax.eval_shape(of_part, *(array[0] for array in given[1:]), key)
+    zeros = jax.tree.map(lambda found: jnp.zeros(found.shape, found.dtype), first)
+    summed, (outputs, statistics) = lax.scan(body, zeros, given)
+    each = [jax.tree.map(lambda found, i=i: found[i], statistics) for i in range(count)]
+    return summed, joined(outputs), reduce(pooled_statistics, each)
 
 
 def _added(grads, others):
@@ -109,19 +184,27 @@ def _added(grads, others):
     return {name: _added(grad, others[name]) if name in others else grad for name, grad in grads.items()}
 
 
-def _step(network, loss, optimizer, state, x, labels, augment=None):
+def _step(network, loss, optimizer, plan, state, x, labels, augment=None):
     _, drawing = jax.random.split(state.key)
     key = jax.random.fold_in(drawing, state.step)
     if augment is not None:
         augmenting, key = jax.random.split(key)
         x = augment(augmenting, x)
-    grads, E, outputs, batch = gradients(network, loss, state.params, x, labels, key=key)
+    of_batch = plan.over_devices(partial(_of_batch, network, loss, plan), False, True, True, False)
+    grads, metrics, batch = of_batch(state.params, plan.by_rows(x), plan.by_rows(labels), key)
     params, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
     statistics = moving_statistics(state.statistics, batch)
-    mean = loss.mean(E, loss.count(outputs, labels))
-    metrics = {"loss": mean, "correct": (outputs.argmax(axis=-1) == labels).sum()}
     changed = replace(state, params=params, optimizer=optimizer_state, step=state.step + 1, statistics=statistics)
-    return changed, metrics
+    return plan.kept(changed), metrics
+
+
+def _of_batch(network, loss, plan, params, x, labels, key):
+    """The gradients, metrics and statistics of a batch, each device having its rows of it."""
+    how = {"batch_axis": plan.batch_axis, "accumulate": plan.accumulate, "dtype": plan.dtype}
+    grads, E, outputs, batch = gradients(network, loss, params, x, labels, key=key, **how)
+    correct, count = (outputs.argmax(axis=-1) == labels).sum(), loss.count(outputs, labels)
+    correct, count = total((correct, count), plan.batch_axis)
+    return grads, {"loss": loss.mean(E, count), "correct": correct}, batch
 
 
 @cache
@@ -169,7 +252,7 @@ def train_step(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainSta
     """
     check_specs(network, loss, optimizer, state)
     x, labels = check_samples(network, loss, x, labels, "x")
-    return _run(_step, (0, 1, 2), network, loss, optimizer, state, cast(state.params, x), labels)
+    return _run(_step, (0, 1, 2, 3), network, loss, optimizer, Plan(), state, cast(state.params, x), labels)
 
 
 def train_epoch(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainState, images, labels, batch_size: int):
@@ -203,44 +286,46 @@ def _epoch(network, loss, optimizer, state, images, labels, batch_size):
     order = epoch_order(state.key, state.epoch, len(images), batch_size)
 
     def body(state, chosen):
-        return _step(network, loss, optimizer, state, images[chosen], labels[chosen])
+        return _step(network, loss, optimizer, Plan(), state, images[chosen], labels[chosen])
 
     return lax.scan(body, state, order)
 
 
-def train_steps(network, loss, optimizer, augment, state: TrainState, images, labels, order, first: int, count: int):
-    """`count` updates of an epoch, with the batches `order[first]`, `order[first + 1]`, ...
+def train_steps(
+    network, loss, optimizer, plan, augment, state: TrainState, images, labels, order, first: int, count: int
+):
+    """`count` updates of an epoch, with the batches `images[order[first]]`, `images[order[first + 1]]`, ...
 
     One compiled program serves any `first` and `count`, so that it changes no bit of an epoch where it is cut.
 
     Args:
-        network, loss, optimizer: specs; static.
+        network, loss, optimizer, plan: specs; static.
         augment: static, None or a function `(key, images) -> images` of a batch.
         state: the training state.
-        images, labels: of the whole epoch, checked and cast.
-        order: (steps, batch size), from `epoch_order`.
+        images, labels: of the whole epoch, checked and cast; or batches of them.
+        order: (steps, batch size), from `epoch_order`; or the numbers of batches.
         first: the number of batches used before.
         count: of updates, at least 1.
 
     Returns:
         `(state, losses, correct)`: NumPy arrays (count,), what `train_step` calls "loss" and "correct".
     """
-    run = _compiled(_steps, (0, 1, 2, 3))
+    run = _compiled(_steps, (0, 1, 2, 3, 4))
     # NumPy's, which are no constants of the program
     state, metrics = run(
-        network, loss, optimizer, augment, state, images, labels, order, np.int32(first), np.int32(count)
+        network, loss, optimizer, plan, augment, state, images, labels, order, np.int32(first), np.int32(count)
     )
     return state, np.asarray(metrics["loss"], float)[:count], np.asarray(metrics["correct"])[:count]
 
 
-def _steps(network, loss, optimizer, augment, state, images, labels, order, first, count):
+def _steps(network, loss, optimizer, plan, augment, state, images, labels, order, first, count):
     def body(i, carried):
         state, seen = carried
         chosen = order[first + i]
-        state, metrics = _step(network, loss, optimizer, state, images[chosen], labels[chosen], augment)
+        state, metrics = step(state, images[chosen], labels[chosen])
         return state, {name: seen[name].at[i].set(value) for name, value in metrics.items()}
 
-    step = partial(_step, network, loss, optimizer, augment=augment)
+    step = partial(_step, network, loss, optimizer, plan, augment=augment)
     _, metrics = jax.eval_shape(step, state, images[order[0]], labels[order[0]])
     seen = {name: jnp.zeros(len(order), value.dtype) for name, value in metrics.items()}
     return lax.fori_loop(0, count, body, (state, seen))
@@ -297,22 +382,28 @@ def evaluate(network: Layer, loss: Loss, params: Params, images, labels, *, batc
     check_count("evaluate", "batch_size", batch_size)
     images, labels = check_samples(network, loss, images, in_host_memory(labels))
     *_, classes = _output_shape(network, images.shape[1:])
-    total, counted, predictions = 0.0, 0.0, []
+    plan = plan_of(params)
+    summed, counted, predictions = 0.0, 0.0, []
     for start in range(0, len(images), batch_size):
-        batch = slice(start, start + batch_size)
-        measured = _compiled(_measured, (0, 1))(network, loss, params, cast(params, images[batch]), labels[batch])
+        rows = slice(start, start + batch_size)
+        x, t = np.asarray(cast(params, images[rows])) if plan.mesh else cast(params, images[rows]), labels[rows]
+        alone = Plan() if len(x) % plan.devices else plan
+        measured = _compiled(_measured, (0, 1, 2))(network, loss, alone, params, x, t)
         predictions.append(np.asarray(measured["predictions"]))
-        total += float(measured["loss"]) * float(measured["count"])
+        summed += float(measured["loss"]) * float(measured["count"])
         counted += float(measured["count"])
     predicted, known = np.concatenate(predictions), is_label(loss, labels)
     confusion = np.zeros((classes, classes), int)
     np.add.at(confusion, (labels[known], predicted[known]), 1)
     right = int(confusion.trace())
-    return Evaluation(total / max(counted, 1), right / max(int(known.sum()), 1), confusion, predicted)
+    return Evaluation(summed / max(counted, 1), right / max(int(known.sum()), 1), confusion, predicted)
 
 
-def _measured(network, loss, params, images, labels):
-    outputs, _ = relu_after_pool(network).forward(params, images)
+def _measured(network, loss, plan, params, images, labels):
+    forward = plan.over_devices(
+        lambda params, x: relu_after_pool(network).forward(params, x)[0], False, True, back=True
+    )
+    outputs = plan.whole(forward(params, images))
     count = loss.count(outputs, labels)
     mean = loss.mean(loss.forward(outputs, labels)[0], count)
     return {"predictions": outputs.argmax(axis=-1), "loss": mean, "count": count}

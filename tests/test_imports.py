@@ -17,8 +17,9 @@ ROOT = Path(jaxcnn.__file__).parent
 EXPORTING = re.findall(r"^from \.([\w.]+) import \*$", (ROOT / "__init__.py").read_text(), re.M)
 LEVELS = [
     {"errors", "files", "html", "tables"},
-    {"operation", "geometry", "initializers", "sgd", "data", "kernels"},
+    {"operation", "geometry", "initializers", "sgd", "spread", "data", "kernels"},
     {"layers", "losses"},
+    {"plan"},
     {"training"},
     {"fit", "progress", "recovery", "inspect"},
     {"recipe", "store"},

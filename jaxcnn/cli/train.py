@@ -7,6 +7,7 @@ import typer
 
 from ..errors import InputError
 from ..experiment import Observer, Result, WrongGradient, run
+from ..plan import PRECISIONS
 from ..recipe import DTYPES, LOSSES, OPTIMIZERS, SCHEDULES, Recipe
 from ..recorder import Recorder
 from ..recovery import NonFiniteLoss
@@ -19,7 +20,7 @@ from .interrupt import interruptible
 from .printed import Printed
 from .show import JsonOption, measures, starting, stop, to_console, to_json
 
-WHAT, HOW, KEPT = "What is trained", "How", "What is kept and shown"
+WHAT, HOW, WHERE, KEPT = "What is trained", "How", "On what", "What is kept and shown"
 WITH_RESUME = ("data", "epochs", "patience", "target_error")  # what a run may be continued with
 
 
@@ -149,6 +150,35 @@ def train_command(
             rich_help_panel=HOW,
         ),
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help='"mixed" computes forward and backward in bfloat16 and learns in float32. [default: full]',
+            autocompletion=starting(PRECISIONS),
+            rich_help_panel=WHERE,
+        ),
+    ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            help="How many devices share each batch, the gradient summed once. [default: 1]", rich_help_panel=WHERE
+        ),
+    ] = None,
+    sharded: Annotated[
+        bool | None,
+        typer.Option(
+            "--sharded",
+            help="Each device keeps a part of the parameters and the optimizer's state.",
+            rich_help_panel=WHERE,
+        ),
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(
+            help="Compute each batch in so many parts, one after another, in less memory. [default: 1]",
+            rich_help_panel=WHERE,
+        ),
+    ] = None,
     target_error: Annotated[
         float | None,
         typer.Option(help="Stop after an epoch whose mean training loss is at or below this.", rich_help_panel=HOW),
@@ -216,6 +246,7 @@ def train_command(
         "dtype": dtype, "target_error": target_error, "resize": resize and _sides(resize), "validation": validation,
         "augment": None if augment is None else tuple(filter(None, augment.split(","))), "schedule": schedule,
         "warmup": warmup, "clip": clip, "average": average, "smoothing": smoothing, "patience": patience,
+        "precision": precision, "devices": devices, "sharded": sharded, "accumulate": accumulate,
     }  # fmt: skip
     options = {name: value for name, value in options.items() if value is not None}
     recipe = _recipe(preset, config, resume, options, out)

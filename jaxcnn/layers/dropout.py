@@ -15,13 +15,14 @@ import jax.numpy as jnp
 
 from ..errors import InputError, check_floating, check_key, check_shape, is_number, shown
 from ..operation import operation
+from ..spread import own_rows
 from .base import Layer, required
 
 __all__ = ["Dropout", "dropout"]
 
 
 @operation
-def dropout(x, key, *, rate: float):
+def dropout(x, key, *, rate: float, batch_axis: str | None = None):
     """x with each entry set to zero with probability `rate` and the others divided by 1 - rate [T6].
 
     Srivastava et al., *Dropout* (2014), in the inverted form that keeps the expectation.
@@ -30,6 +31,7 @@ def dropout(x, key, *, rate: float):
         x: any shape, any floating dtype.
         key: of `jax.random.key`; the same key draws the same entries.
         rate: probability of dropping an entry, 0 <= rate < 1.
+        batch_axis: the mesh axis of `jax.shard_map` over which the batch is spread; None: all of it is here.
 
     Raises:
         InputError: x is not floating point, or the rate is out of range.
@@ -40,12 +42,12 @@ def dropout(x, key, *, rate: float):
     check_floating("dropout", x=x)
     check_key("dropout", key)
     _check_rate(rate)
-    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    keep = own_rows(lambda shape: jax.random.bernoulli(key, 1 - rate, shape), x.shape, batch_axis)
     return _kept(x, keep, rate), keep
 
 
 @dropout.rule
-def _(residuals, dy, *, rate):
+def _(residuals, dy, *, rate, batch_axis):
     """(2): `(dx, None)` from the residual keep and dy; the key has no gradient."""
     check_shape("dropout.backward", "dy", dy, residuals.shape)
     return _kept(dy, residuals, rate), None
@@ -69,15 +71,16 @@ class Dropout(Layer):
     """
 
     rate: float
+    batch_axis: str | None = None
 
     def __post_init__(self):
         _check_rate(self.rate)
 
     def apply(self, params, x, *, train=False, key=None):
-        return dropout(x, required("dropout", key), rate=self.rate) if train else x
+        return dropout(x, required("dropout", key), **vars(self)) if train else x
 
     def forward(self, params, x, *, train=False, key=None):
-        return dropout.forward(x, required("dropout", key), rate=self.rate) if train else (x, None)
+        return dropout.forward(x, required("dropout", key), **vars(self)) if train else (x, None)
 
     def backward(self, residuals, dy):
-        return (dy if residuals is None else dropout.backward(residuals, dy, rate=self.rate)[0]), {}
+        return (dy if residuals is None else dropout.backward(residuals, dy, **vars(self))[0]), {}

@@ -27,10 +27,12 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from ..errors import InputError, check_floating, check_shape, is_int, is_number, shown
 from ..kernels import materialized
 from ..operation import operation
+from ..spread import parts, total
 from .base import Layer, OperationLayer, parameter
 
 __all__ = [
@@ -49,7 +51,7 @@ EPSILON = 1e-5  # PyTorch's, for all four
 
 
 @operation
-def batch_norm(x, scale, bias, *, epsilon: float = EPSILON):
+def batch_norm(x, scale, bias, *, epsilon: float = EPSILON, batch_axis: str | None = None):
     """Batch normalisation as in training: each channel by the batch's own mean and variance [N1].
 
     Ioffe & Szegedy, *Batch normalization* (2015). Where there is one entry for each channel its variance is 0, y the
@@ -59,6 +61,8 @@ def batch_norm(x, scale, bias, *, epsilon: float = EPSILON):
         x: (N, ..., C), floating point, such as maps (N, H, W, C) or features (N, C).
         scale, bias: (C,), the same dtype.
         epsilon: added to the variance, above 0.
+        batch_axis: the mesh axis of `jax.shard_map` over which the batch is spread, whose means are those of the whole
+            batch; None: all of it is here.
 
     Returns:
         y of x's shape and dtype.
@@ -76,7 +80,9 @@ def batch_norm(x, scale, bias, *, epsilon: float = EPSILON):
     mean = wide.mean(axes)
     rest = materialized(wide - mean)
     wrong = rest.mean(axes)  # see _moments
-    m, v = mean + wrong, jnp.maximum((rest * rest).mean(axes) - wrong * wrong, 0)  # (1)
+    own = mean + wrong, jnp.maximum((rest * rest).mean(axes) - wrong * wrong, 0)  # (1)
+    m, v = _of_all(*own, batch_axis)
+    wrong += m - own[0]
     y = _normalised(rest, wrong, v, scale, bias, epsilon).astype(x.dtype)
     # kept as if it were x: of an array that is there XLA on CPU sums the product with dy in one pass
     kept = (rest, wrong) if rest.dtype == x.dtype else (x, m)
@@ -84,18 +90,19 @@ def batch_norm(x, scale, bias, *, epsilon: float = EPSILON):
 
 
 @batch_norm.rule
-def _(residuals, dy, *, epsilon):
+def _(residuals, dy, *, epsilon, batch_axis):
     """(4)-(6): `(dx, dscale, dbias)` from the residuals and dy of x's shape."""
     x, m, v, scale, _ = residuals
     check_shape("batch_norm.backward", "dy", dy, x.shape)
-    (wide, rest), n = _wide(dy, x), dy.size // dy.shape[-1]
+    (wide, rest), n = _wide(dy, x), dy.size // dy.shape[-1] * parts(batch_axis)
     r = jax.lax.rsqrt(v + epsilon)
     axes = tuple(range(dy.ndim - 1))
     dbias = wide.sum(axes)  # (4)
     dscale = r * ((wide * rest).sum(axes) - m * dbias)  # (2), (5)
     xh = (rest - m) * r
     # the means in (6) are sums over the same entries: mean d = scale dbias / n, mean (d xh) = scale dscale / n
-    dx = r * scale * (wide - dbias / n - xh * (dscale / n))  # (6)
+    of_all_dbias, of_all_dscale = total((dbias, dscale), batch_axis)
+    dx = r * scale * (wide - of_all_dbias / n - xh * (of_all_dscale / n))  # (6)
     return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(scale.dtype)
 
 
@@ -259,6 +266,15 @@ def _moments(x, axes):
     return m + wrong, jnp.maximum((rest * rest).mean(axes, keepdims=True) - wrong * wrong, 0)
 
 
+def _of_all(m, v, batch_axis):
+    """(1) of the whole batch from that of each device's part, all of one size: one exchange of 2 C numbers."""
+    if batch_axis is None:
+        return m, v
+    ms, vs = lax.all_gather(jnp.stack([m, v]), batch_axis, axis=1)
+    m = ms.mean(0)
+    return m, vs.mean(0) + ((ms - m) ** 2).mean(0)
+
+
 def _normalised(x, m, v, scale, bias, epsilon):
     xh = (x - m) * jax.lax.rsqrt(v + epsilon)  # (2)
     return (scale * xh + bias).astype(x.dtype)  # (3)
@@ -365,6 +381,7 @@ class BatchNorm(Layer):
     """
 
     epsilon: float = EPSILON
+    batch_axis: str | None = None
 
     def __post_init__(self):
         check_epsilon("BatchNorm", self.epsilon)
@@ -374,17 +391,17 @@ class BatchNorm(Layer):
 
     def apply(self, params, x, *, train=False, key=None):
         op, arrays = self._call(params, train)
-        return op(x, *arrays, epsilon=self.epsilon)
+        return op(x, *arrays, **self._static(op))
 
     def forward(self, params, x, *, train=False, key=None):
         op, arrays = self._call(params, train)
-        y, residuals = op.forward(x, *arrays, epsilon=self.epsilon)
+        y, residuals = op.forward(x, *arrays, **self._static(op))
         return y, {op.name: residuals}
 
     def backward(self, residuals, dy):
         ((name, kept),) = residuals.items()
         op = batch_norm if name == batch_norm.name else fixed_batch_norm
-        dx, *grads = op.backward(kept, dy, epsilon=self.epsilon)
+        dx, *grads = op.backward(kept, dy, **self._static(op))
         return dx, dict(zip(op.arguments[1:], grads, strict=True))
 
     def output_shape(self, in_shape):
@@ -395,7 +412,10 @@ class BatchNorm(Layer):
         if batch_norm.name not in residuals:
             return {}
         x, _, v, _, m = residuals[batch_norm.name]
-        return {"mean": m, "variance": v, "count": jnp.asarray(x.size // x.shape[-1], m.dtype)}
+        return {"mean": m, "variance": v, "count": jnp.asarray(x.size // x.shape[-1] * parts(self.batch_axis), m.dtype)}
+
+    def _static(self, op):
+        return {name: getattr(self, name) for name in op.static}
 
     def _call(self, params, train):
         op = batch_norm if train else fixed_batch_norm

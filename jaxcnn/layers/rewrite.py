@@ -1,11 +1,13 @@
-"""Networks rewritten into others that compute the same with less work."""
+"""Networks rewritten into others that compute the same: with less work, or on several devices."""
+
+import dataclasses
 
 from .activation import ReLU
 from .base import Layer, rebuild
 from .pool import MaxPool2d
 from .sequential import Sequential
 
-__all__ = ["relu_after_pool"]
+__all__ = ["relu_after_pool", "spread_over"]
 
 
 def relu_after_pool(network: Layer) -> Layer:
@@ -30,3 +32,21 @@ def relu_after_pool(network: Layer) -> Layer:
         return Sequential(layers)
 
     return rebuild(network, swapped)
+
+
+def spread_over(network: Layer, batch_axis: str) -> Layer:
+    """The network as each device of a mesh axis computes it inside of `jax.shard_map`, with its part of a batch.
+
+    The layers that have a field `batch_axis` get it: batch norms then take their means over the whole batch, and
+    dropout and stochastic pooling draw for it, each device using its own rows. No other layer mixes samples.
+
+    >>> from jaxcnn import BatchNorm, Dense, Dropout
+    >>> spread_over(Sequential((Dense(2), BatchNorm(), Dropout(0.5))), "batch").layers[1:]
+    (BatchNorm(epsilon=1e-05, batch_axis='batch'), Dropout(rate=0.5, batch_axis='batch'))
+    """
+
+    def spread(layer):
+        names = [field.name for field in dataclasses.fields(layer)] if dataclasses.is_dataclass(layer) else []
+        return dataclasses.replace(layer, batch_axis=batch_axis) if "batch_axis" in names else layer
+
+    return rebuild(network, spread)

@@ -110,13 +110,18 @@ def exact_statistics(network: Layer, params: Params, images, *, batch_size: int 
     total = None
     for start in range(0, len(images), batch_size):
         batch = _of_batch(network, params, jnp.asarray(images[start : start + batch_size]), key)
-        total = batch if total is None else _each(_pooled, total, batch)
+        total = batch if total is None else pooled_statistics(total, batch)
     return _each(lambda each: {name: each[name] for name in ("mean", "variance")}, total or {})
 
 
 @partial(jax.jit, static_argnums=0)
 def _of_batch(network, params, x, key):
     return network.statistics(network.forward(params, x, train=True, key=key)[1])
+
+
+def pooled_statistics(first: Statistics, second: Statistics) -> Statistics:
+    """(2): those of two batches together."""
+    return _each(_pooled, first, second)
 
 
 def _pooled(first, second):

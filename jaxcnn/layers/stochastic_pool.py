@@ -22,6 +22,7 @@ import numpy as np
 from ..errors import InputError, check_floating, check_key, check_shape
 from ..geometry import Pair, check_pool, resolve_pool
 from ..operation import Static, operation
+from ..spread import own_rows
 from .base import Layer, required
 from .pool import _entries_at, _placed_at
 
@@ -29,7 +30,9 @@ __all__ = ["StochasticPool2d", "expected_pool2d", "stochastic_pool2d"]
 
 
 @operation
-def stochastic_pool2d(x, key, window_size: int | Pair, *, stride: int | Pair | None = None):
+def stochastic_pool2d(
+    x, key, window_size: int | Pair, *, stride: int | Pair | None = None, batch_axis: str | None = None
+):
     """One entry of each window, drawn with probability a_i / sum a: for training [F6].
 
     Zeiler & Fergus, *Stochastic pooling for regularization of deep convolutional neural networks* (2013), eq. 4-5.
@@ -39,6 +42,7 @@ def stochastic_pool2d(x, key, window_size: int | Pair, *, stride: int | Pair | N
         key: of `jax.random.key`; the same key draws the same entries.
         window_size: an int or (height, width).
         stride: step of the window, an int or (height, width); None is the window's size.
+        batch_axis: the mesh axis of `jax.shard_map` over which the batch is spread; None: all of it is here.
 
     Returns:
         (N, P, Q, C) of x's dtype, P and Q by `geometry.output_size`. A window of zeros gives 0. Its derivative is
@@ -65,7 +69,8 @@ def stochastic_pool2d(x, key, window_size: int | Pair, *, stride: int | Pair | N
     for entry in entries[1:]:
         totals.append(totals[-1] + entry)
     # always float32, so that the draw does not depend on the dtype; below 1 - 2^-24, so the product is below the total
-    threshold = jax.random.uniform(key, entries[0].shape, jnp.float32).astype(dtype) * totals[-1]
+    share = own_rows(lambda shape: jax.random.uniform(key, shape, jnp.float32), entries[0].shape, batch_axis)
+    threshold = share.astype(dtype) * totals[-1]
     y, k = entries[0], jnp.zeros(entries[0].shape, jnp.int16 if len(entries) > 127 else jnp.int8)
     for tap in range(1, len(entries)):
         reached = (totals[tap - 1] <= threshold) & (threshold < totals[tap])
@@ -74,7 +79,7 @@ def stochastic_pool2d(x, key, window_size: int | Pair, *, stride: int | Pair | N
 
 
 @stochastic_pool2d.rule
-def _(residuals, dy, *, window_size, stride):
+def _(residuals, dy, *, window_size, stride, batch_axis):
     """(3): `(dx, None)` from `stochastic_pool2d.forward`'s residuals and dy (N, P, Q, C); the key has no gradient."""
     k, in_shape = residuals
     check_shape("stochastic_pool2d.backward", "dy", dy, k.shape)
@@ -173,6 +178,7 @@ class StochasticPool2d(Layer):
 
     window_size: int | Pair
     stride: int | Pair | None = None
+    batch_axis: str | None = None
 
     def __post_init__(self):
         check_pool("stochastic_pool2d", self.window_size, self.stride)
@@ -180,16 +186,21 @@ class StochasticPool2d(Layer):
     def apply(self, params, x, *, train=False, key=None):
         if train:
             return stochastic_pool2d(x, required("stochastic_pool2d", key), **vars(self))
-        return expected_pool2d(x, **vars(self))
+        return expected_pool2d(x, **self._window)
 
     def forward(self, params, x, *, train=False, key=None):
         if train:
             y, residuals = stochastic_pool2d.forward(x, required("stochastic_pool2d", key), **vars(self))
         else:
-            y, residuals = expected_pool2d.forward(x, **vars(self))
+            y, residuals = expected_pool2d.forward(x, **self._window)
         return y, (residuals, Static(train))
 
     def backward(self, residuals, dy):
         kept, train = residuals
-        backward = stochastic_pool2d.backward if train.value else expected_pool2d.backward
-        return backward(kept, dy, **vars(self))[0], {}
+        if train.value:
+            return stochastic_pool2d.backward(kept, dy, **vars(self))[0], {}
+        return expected_pool2d.backward(kept, dy, **self._window)[0], {}
+
+    @property
+    def _window(self):
+        return {"window_size": self.window_size, "stride": self.stride}

@@ -1,0 +1,175 @@
+"""How a training step is computed: on which devices, in how many parts, in which precision. Not what it computes.
+
+Tests: tests/test_parallel.py.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from .errors import InputError, check_count, shown
+
+__all__: list[str] = []
+
+PRECISIONS = ("full", "mixed")
+EVERYWHERE = PartitionSpec()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a step is computed; `fit` describes the fields.
+
+    Raises:
+        InputError: a field is out of range.
+
+    >>> Plan(accumulate=0)
+    Traceback (most recent call last):
+    jaxcnn.errors.InputError: fit: accumulate is 0 but must be at least 1
+    """
+
+    mesh: Mesh | None = None
+    sharded: bool = False
+    accumulate: int = 1
+    precision: str = "full"
+
+    def __post_init__(self):
+        check_count("fit", "accumulate", self.accumulate)
+        if self.precision not in PRECISIONS:
+            raise InputError(f"fit: precision is {shown(self.precision)} but must be one of {', '.join(PRECISIONS)}")
+        if not isinstance(self.sharded, bool):
+            raise InputError(f"fit: sharded is {shown(self.sharded)} but must be True or False")
+        if self.mesh is None:
+            if self.sharded:
+                raise InputError("fit: sharded is True but mesh is None; it must be a mesh of several devices")
+            return
+        if not isinstance(self.mesh, Mesh) or len(self.mesh.axis_names) != 1:
+            raise InputError(
+                f"fit: mesh is {shown(self.mesh)} but must be a mesh of one axis, as of jax.make_mesh((8,), ('batch',))"
+            )
+        # what is computed outside of shard_map XLA may divide as it likes
+        auto = Mesh(self.mesh.devices, self.mesh.axis_names, axis_types=(AxisType.Auto,))
+        object.__setattr__(self, "mesh", auto)
+
+    @property
+    def batch_axis(self) -> str | None:
+        """The mesh axis over which a batch is spread."""
+        return None if self.mesh is None else self.mesh.axis_names[0]
+
+    @property
+    def devices(self) -> int:
+        """Over which a batch is spread."""
+        return 1 if self.mesh is None else self.mesh.size
+
+    @property
+    def dtype(self) -> Any:
+        """Of forward and backward; None: that of the parameters."""
+        return {"full": None, "mixed": jax.numpy.bfloat16}[self.precision]
+
+    @property
+    def processes(self) -> int:
+        """That have some of the devices."""
+        return 1 if self.mesh is None else len({device.process_index for device in self.mesh.devices.flat})
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Refuse a batch that is not divided evenly."""
+        each = self.devices * self.accumulate
+        if batch_size % each:
+            raise InputError(
+                f"batch_size is {batch_size} but must be a multiple of {each}: {self.devices} devices times "
+                f"{self.accumulate} parts"
+            )
+
+    def over_devices(self, function: Callable, *spread: bool, back: bool = False) -> Callable:
+        """`function` computed by each device with its rows of the arguments that are spread, and all of the others.
+
+        Its results are the same on every device, or with `back` each device's rows.
+        """
+        if self.mesh is None:
+            return function
+        rows = PartitionSpec(self.batch_axis)
+        specs = tuple(rows if by_rows else EVERYWHERE for by_rows in spread)
+        out = rows if back else EVERYWHERE
+        return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=out, check_vma=False)
+
+    def by_rows(self, array: jax.Array) -> jax.Array:
+        """The batch, in a compiled program, each device with its rows."""
+        if self.mesh is None:
+            return array
+        return jax.lax.with_sharding_constraint(array, NamedSharding(self.mesh, PartitionSpec(self.batch_axis)))
+
+    def whole(self, array: jax.Array) -> jax.Array:
+        """An array in a compiled program, all of it on every device."""
+        if self.mesh is None:
+            return array
+        return jax.lax.with_sharding_constraint(array, NamedSharding(self.mesh, EVERYWHERE))
+
+    def everywhere(self, tree: Any) -> Any:
+        """The arrays, whole, on all devices; those of the host as they are where there is no mesh."""
+        return tree if self.mesh is None else jax.device_put(tree, NamedSharding(self.mesh, EVERYWHERE))
+
+    def of_state(self, state: Any) -> Any:
+        """The sharding of each array of a training state: on all devices, or divided among them (ZeRO, FSDP).
+
+        Rajbhandari et al., *ZeRO* (2020), stage 3. An array is divided along its longest axis of a multiple of the
+        number of devices; one that has none is whole on each.
+        """
+        assert self.mesh is not None
+
+        def sharding(leaf):
+            fitting = [n if n and n % self.devices == 0 else 0 for n in leaf.shape] if self.sharded else []
+            spec = [None] * len(leaf.shape)
+            if any(fitting):
+                spec[int(np.argmax(fitting))] = self.batch_axis
+            return NamedSharding(self.mesh, PartitionSpec(*spec))
+
+        return jax.tree.map(sharding, state)
+
+    def placed(self, state: Any) -> Any:
+        """The training state on its devices."""
+        return state if self.mesh is None else jax.device_put(state, self.of_state(state))
+
+    def kept(self, state: Any) -> Any:
+        """The training state in a compiled program, where `placed` has it."""
+        return state if self.mesh is None else jax.lax.with_sharding_constraint(state, self.of_state(state))
+
+    def own(self, batch_size: int) -> slice:
+        """The rows of a batch that the devices of this process have."""
+        if self.processes == 1:
+            return slice(0, batch_size)
+        each = batch_size // self.devices
+        own = [i for i, device in enumerate(self.mesh.devices.flat) if device.process_index == jax.process_index()]
+        if own != list(range(own[0], own[0] + len(own))):
+            raise InputError("fit: mesh has the devices of a process apart but must have them one after another")
+        return slice(own[0] * each, (own[-1] + 1) * each)
+
+    def batches(self, chunk: np.ndarray, batch_size: int) -> Any:
+        """Batches (count, this process's rows, ...) as one array (count, batch size, ...) of all devices."""
+        if self.mesh is None:
+            return chunk
+        sharding = NamedSharding(self.mesh, PartitionSpec(None, self.batch_axis))
+        shape = (chunk.shape[0], batch_size, *chunk.shape[2:])
+        return jax.make_array_from_process_local_data(sharding, chunk, shape)
+
+
+def plan_of(params: Any) -> Plan:
+    """That of parameters that `fit` has placed, to evaluate them with the same devices."""
+    for leaf in jax.tree.leaves(params):
+        sharding = getattr(leaf, "sharding", None)
+        if isinstance(sharding, NamedSharding) and len(sharding.mesh.axis_names) == 1:
+            return Plan(sharding.mesh)
+    return Plan()
+
+
+def whole(tree: Any) -> Any:
+    """The arrays of a training state as NumPy's, gathered from all devices and processes that have a part of them."""
+    return jax.tree.map(_whole, tree)
+
+
+def _whole(leaf):
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        leaf = jax.jit(lambda a: a, out_shardings=NamedSharding(leaf.sharding.mesh, EVERYWHERE))(leaf)
+    return leaf
