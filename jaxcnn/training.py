@@ -202,8 +202,10 @@ def _of_batch(network, loss, plan, params, x, labels, key):
     """The gradients, metrics and statistics of a batch, each device having its rows of it."""
     how = {"batch_axis": plan.batch_axis, "accumulate": plan.accumulate, "dtype": plan.dtype}
     grads, E, outputs, batch = gradients(network, loss, params, x, labels, key=key, **how)
-    correct, count = (outputs.argmax(axis=-1) == labels).sum(), loss.count(outputs, labels)
-    correct, count = total((correct, count), plan.batch_axis)
+    found = (outputs.argmax(axis=-1) == labels).sum(dtype=jnp.int32)
+    # a float like the gradients, so that XLA sums it with them in one exchange
+    correct = total(found.astype(jnp.promote_types(E.dtype, jnp.float32)), plan.batch_axis).astype(found.dtype)
+    count = total(loss.count(outputs, labels), plan.batch_axis)
     return grads, {"loss": loss.mean(E, count), "correct": correct}, batch
 
 
