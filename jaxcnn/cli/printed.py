@@ -7,7 +7,7 @@ import jax
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ..experiment import Observer, Result
+from ..experiment import Observer, Result, make_mesh
 from ..inspect.summary import summary
 from ..progress import best_epoch
 from .show import severe, show_evaluation
@@ -44,7 +44,7 @@ class Printed(Observer):
             f"train{' (half of them mirrored)' if recipe.mirror else ''}, {held}{len(dataset.test_images):,} to test; "
             f"{len(dataset.classes)} classes"
         )
-        self.console.print(f"{model}: {parameters:,} parameters; {jax.devices()[0].device_kind}, {recipe.dtype}")
+        self.console.print(f"{model}: {parameters:,} parameters; {_devices(recipe)}")
 
     def on_checked(self, experiment, gradient_check, progress):
         self.console.print(
@@ -103,6 +103,16 @@ class Printed(Observer):
             )
         files = ", ".join(sorted(file.name for file in folder.iterdir()))
         self.console.print(f"run folder: {folder}  ({files})")
+
+
+def _devices(recipe):
+    """Such as "cpu, float32" or "8 x cpu in 2 processes, float32, computed in bfloat16"."""
+    mesh, where, dtype = make_mesh(recipe), jax.devices()[0].device_kind, recipe.dtype
+    if mesh is not None:
+        where = f"{mesh.size} x {where}"
+    if jax.process_count() > 1:
+        where += f" in {jax.process_count()} processes"
+    return f"{where}, {dtype}{', computed in bfloat16' if recipe.precision == 'mixed' else ''}"
 
 
 def _epochs(history):

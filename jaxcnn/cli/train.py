@@ -266,8 +266,9 @@ def train_command(
         "precision": precision, "devices": devices, "sharded": sharded, "accumulate": accumulate,
     }  # fmt: skip
     options = {name: value for name, value in options.items() if value is not None}
+    first = join(coordinator, processes, process)  # before anything is computed
     recipe = _recipe(preset, config, resume, options, out)
-    if not join(coordinator, processes, process):
+    if not first:
         together(lambda: run(recipe, resume=resume), lambda: resume)
         return
     kept = Recorder(out, resume=resume, save_every=save_every, keep=keep)
