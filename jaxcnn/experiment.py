@@ -162,7 +162,7 @@ def _run(recipe, tell, resume) -> Result:
     last = None if resume is None else Path(resume) / "model.safetensors"
     experiment = prepare(recipe, None if last is None else load_run(last).normalization)
     recipe, network, loss = experiment.recipe, experiment.network, experiment.loss
-    dtype, plan = jnp.dtype(recipe.dtype), Plan(make_mesh(recipe))
+    dtype, plan = jnp.dtype(recipe.dtype), make_plan(recipe)
     with precision(recipe.dtype):
         parameters = summary(network, experiment.in_shape).total.parameters
         optimizer = make_optimizer(recipe, experiment.steps)
@@ -174,7 +174,7 @@ def _run(recipe, tell, resume) -> Result:
         error = checked_gradient(experiment, begun.state, key)
         tell("on_checked", experiment, error, begun)
         try:
-            progress = _fitted(experiment, optimizer, plan.mesh, begun, tell)
+            progress = _fitted(experiment, optimizer, plan, begun, tell)
         except NonFiniteLoss as diverged:
             tell("on_divergence", experiment, diverged)
             raise
@@ -207,7 +207,7 @@ def checked_gradient(experiment: Experiment, state: TrainState, key: jax.Array) 
     return error
 
 
-def _fitted(experiment, optimizer, mesh, begun, tell) -> Progress:
+def _fitted(experiment, optimizer, plan, begun, tell) -> Progress:
     """The progress after the last epoch."""
     recipe, dtype = experiment.recipe, jnp.dtype(experiment.recipe.dtype)
     examined = jnp.asarray(experiment.train_images[:DIAGNOSED], dtype)
@@ -239,10 +239,7 @@ def _fitted(experiment, optimizer, mesh, begun, tell) -> Progress:
         validation=experiment.validation,
         patience=recipe.patience,
         augment=make_augmentation(experiment),
-        mesh=mesh,
-        sharded=recipe.sharded,
-        accumulate=recipe.accumulate,
-        precision=recipe.precision,
+        **vars(plan),
         resume=begun,
         on_steps=on_steps,
         on_epoch=on_epoch,
@@ -398,6 +395,17 @@ def make_augmentation(experiment: Experiment) -> Augmentation | None:
         return None
     background = -experiment.normalization.mean / experiment.normalization.std
     return Augmentation(experiment.recipe.augment, fill=background)
+
+
+def make_plan(recipe: Recipe) -> Plan:
+    """How the recipe's steps are computed.
+
+    Raises:
+        InputError: there are not so many devices, or the batch is not divided evenly.
+    """
+    plan = Plan(make_mesh(recipe), recipe.sharded, recipe.accumulate, recipe.precision)
+    plan.check_batch_size(recipe.batch_size)
+    return plan
 
 
 def make_mesh(recipe: Recipe) -> Mesh | None:

@@ -12,7 +12,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from .errors import InputError, check_count, shown
+from .errors import InputError, is_int, shown
 
 __all__: list[str] = []
 
@@ -29,7 +29,7 @@ class Plan:
 
     >>> Plan(accumulate=0)
     Traceback (most recent call last):
-    jaxcnn.errors.InputError: fit: accumulate is 0 but must be an int of at least 1
+    jaxcnn.errors.InputError: accumulate is 0 but must be an int of at least 1
     """
 
     mesh: Mesh | None = None
@@ -38,18 +38,21 @@ class Plan:
     precision: str = "full"
 
     def __post_init__(self):
-        check_count("fit", "accumulate", self.accumulate)
+        if not is_int(self.accumulate) or self.accumulate < 1:
+            raise InputError(f"accumulate is {shown(self.accumulate)} but must be an int of at least 1")
         if self.precision not in PRECISIONS:
-            raise InputError(f"fit: precision is {shown(self.precision)} but must be one of {', '.join(PRECISIONS)}")
+            raise InputError(f"precision is {shown(self.precision)} but must be one of {', '.join(PRECISIONS)}")
         if not isinstance(self.sharded, bool):
-            raise InputError(f"fit: sharded is {shown(self.sharded)} but must be True or False")
+            raise InputError(f"sharded is {shown(self.sharded)} but must be True or False")
         if self.mesh is None:
             if self.sharded:
-                raise InputError("fit: sharded is True but mesh is None; it must be a mesh of several devices")
+                raise InputError(
+                    "sharded is True but mesh is None; it must be a mesh of several devices, as of --devices"
+                )
             return
         if not isinstance(self.mesh, Mesh) or len(self.mesh.axis_names) != 1:
             raise InputError(
-                f"fit: mesh is {shown(self.mesh)} but must be a mesh of one axis, as of jax.make_mesh((8,), ('batch',))"
+                f"mesh is {shown(self.mesh)} but must be a mesh of one axis, as of jax.make_mesh((8,), ('batch',))"
             )
         # what is computed outside of shard_map XLA may divide as it likes
         auto = Mesh(self.mesh.devices, self.mesh.axis_names, axis_types=(AxisType.Auto,))
@@ -148,7 +151,7 @@ class Plan:
         each = batch_size // self.devices
         own = [i for i, device in enumerate(self.mesh.devices.flat) if device.process_index == jax.process_index()]
         if own != list(range(own[0], own[0] + len(own))):
-            raise InputError("fit: mesh has the devices of a process apart but must have them one after another")
+            raise InputError("mesh has the devices of a process apart but must have them one after another")
         return slice(own[0] * each, (own[-1] + 1) * each)
 
     def batches(self, chunk: np.ndarray, batch_size: int) -> Any:
