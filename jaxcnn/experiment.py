@@ -22,6 +22,7 @@ from .inspect.summary import summary
 from .layers.activation import ScaledTanh, Tanh
 from .layers.base import Layer, Params, Shape
 from .losses import Loss, SoftmaxCrossEntropy, SquaredError
+from .plan import Plan
 from .progress import Progress, StoppingRules
 from .recipe import Recipe
 from .recovery import NonFiniteLoss
@@ -161,7 +162,7 @@ def _run(recipe, tell, resume) -> Result:
     last = None if resume is None else Path(resume) / "model.safetensors"
     experiment = prepare(recipe, None if last is None else load_run(last).normalization)
     recipe, network, loss = experiment.recipe, experiment.network, experiment.loss
-    dtype = jnp.dtype(recipe.dtype)
+    dtype, plan = jnp.dtype(recipe.dtype), Plan(make_mesh(recipe))
     with precision(recipe.dtype):
         parameters = summary(network, experiment.in_shape).total.parameters
         optimizer = make_optimizer(recipe, experiment.steps)
@@ -173,7 +174,7 @@ def _run(recipe, tell, resume) -> Result:
         error = checked_gradient(experiment, begun.state, key)
         tell("on_checked", experiment, error, begun)
         try:
-            progress = _fitted(experiment, optimizer, begun, tell)
+            progress = _fitted(experiment, optimizer, plan.mesh, begun, tell)
         except NonFiniteLoss as diverged:
             tell("on_divergence", experiment, diverged)
             raise
@@ -183,7 +184,7 @@ def _run(recipe, tell, resume) -> Result:
         tell("on_stage", "measuring the test images")
         params = progress.state.averaged if progress.best is None else progress.best
         test = experiment.normalization(experiment.dataset.test_images), experiment.dataset.test_labels
-        measured = evaluate(network, loss, params, *test)
+        measured = evaluate(network, loss, plan.placed(params), *test)
     seconds = time.perf_counter() - started
     history = list(progress.history)
     result = Result(experiment, error, progress.state, params, history, measured, parameters, seconds)
@@ -206,7 +207,7 @@ def checked_gradient(experiment: Experiment, state: TrainState, key: jax.Array) 
     return error
 
 
-def _fitted(experiment, optimizer, begun, tell) -> Progress:
+def _fitted(experiment, optimizer, mesh, begun, tell) -> Progress:
     """The progress after the last epoch."""
     recipe, dtype = experiment.recipe, jnp.dtype(experiment.recipe.dtype)
     examined = jnp.asarray(experiment.train_images[:DIAGNOSED], dtype)
@@ -238,7 +239,7 @@ def _fitted(experiment, optimizer, begun, tell) -> Progress:
         validation=experiment.validation,
         patience=recipe.patience,
         augment=make_augmentation(experiment),
-        mesh=make_mesh(recipe),
+        mesh=mesh,
         sharded=recipe.sharded,
         accumulate=recipe.accumulate,
         precision=recipe.precision,

@@ -20,7 +20,7 @@ from .data.stream import Streamed
 from .errors import InputError
 from .layers.base import Layer
 from .losses import Loss
-from .plan import Plan
+from .plan import Plan, at_hand
 from .progress import Progress, StoppingRules, best_epoch
 from .recovery import divergence
 from .sgd import Optimizer
@@ -146,9 +146,9 @@ def fit(
             if not np.isfinite(progress.losses).all():
                 raise divergence(progress, math.nan, (earlier, before), steps)
             made = len(progress.losses) - len(before.losses)
-            count, earlier = max(1, min(8 * count, int(made * PIECE / seconds))), before
+            count, earlier = plan.agreed(max(1, min(8 * count, int(made * PIECE / seconds)))), before
             progress = replace(progress, seconds=before.seconds + seconds)
-            on_steps(progress)
+            on_steps(_told(progress))
         measured = evaluate(network, loss, progress.state.averaged, *probe)
         if not math.isfinite(measured.loss):
             raise divergence(progress, measured.loss, (earlier,), steps)
@@ -163,9 +163,16 @@ def fit(
             epoch |= {"validation_loss": measured.loss, "validation_accuracy": measured.accuracy}
         history = (*progress.history, epoch)
         is_best = validation is not None and best_epoch(history) == len(history)
-        progress = Progress(progress.state, history, best=progress.state.averaged if is_best else progress.best)
-        on_epoch(progress)
-    return progress.state, list(progress.history)
+        progress = Progress(
+            progress.state, history, best=at_hand(progress.state.averaged) if is_best else progress.best
+        )
+        on_epoch(_told(progress))
+    return (progress.state if plan.processes == 1 else at_hand(progress.state)), list(progress.history)
+
+
+def _told(progress):
+    """As a function of one process can use it."""
+    return replace(progress, state=at_hand(progress.state))
 
 
 def _steps(specs: tuple[Any, ...], images, labels, batch_size, key):

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from .errors import InputError, check_count, shown
@@ -28,7 +29,7 @@ class Plan:
 
     >>> Plan(accumulate=0)
     Traceback (most recent call last):
-    jaxcnn.errors.InputError: fit: accumulate is 0 but must be at least 1
+    jaxcnn.errors.InputError: fit: accumulate is 0 but must be an int of at least 1
     """
 
     mesh: Mesh | None = None
@@ -130,11 +131,15 @@ class Plan:
 
     def placed(self, state: Any) -> Any:
         """The training state on its devices."""
-        return state if self.mesh is None else jax.device_put(state, self.of_state(state))
+        return state if self.mesh is None else jax.tree.map(_put, state, self.of_state(state))
 
     def kept(self, state: Any) -> Any:
         """The training state in a compiled program, where `placed` has it."""
         return state if self.mesh is None else jax.lax.with_sharding_constraint(state, self.of_state(state))
+
+    def agreed(self, number: int) -> int:
+        """The number of the first process, on all."""
+        return number if self.processes == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
     def own(self, batch_size: int) -> slice:
         """The rows of a batch that the devices of this process have."""
@@ -155,6 +160,15 @@ class Plan:
         return jax.make_array_from_process_local_data(sharding, chunk, shape)
 
 
+def _put(leaf, sharding):
+    if sharding.is_fully_addressable or getattr(leaf, "sharding", None) == sharding:
+        return jax.device_put(leaf, sharding)
+    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = jax.random.key_data(leaf)
+        return jax.random.wrap_key_data(_put(data, sharding), impl=jax.random.key_impl(leaf))
+    return jax.make_array_from_callback(leaf.shape, sharding, np.asarray(leaf).__getitem__)
+
+
 def plan_of(params: Any) -> Plan:
     """That of parameters that `fit` has placed, to evaluate them with the same devices."""
     for leaf in jax.tree.leaves(params):
@@ -164,12 +178,16 @@ def plan_of(params: Any) -> Plan:
     return Plan()
 
 
-def whole(tree: Any) -> Any:
-    """The arrays of a training state as NumPy's, gathered from all devices and processes that have a part of them."""
-    return jax.tree.map(_whole, tree)
+def at_hand(tree: Any) -> Any:
+    """The arrays as one device of this process can compute with them, gathered from all that have a part of one."""
 
+    def own(leaf):
+        if not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) == 1:
+            return leaf
+        if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(own(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        if not leaf.is_fully_replicated:
+            leaf = jax.jit(lambda a: a, out_shardings=NamedSharding(leaf.sharding.mesh, EVERYWHERE))(leaf)
+        return jax.numpy.asarray(leaf.addressable_data(0))
 
-def _whole(leaf):
-    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
-        leaf = jax.jit(lambda a: a, out_shardings=NamedSharding(leaf.sharding.mesh, EVERYWHERE))(leaf)
-    return leaf
+    return jax.tree.map(own, tree)

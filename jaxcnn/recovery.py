@@ -1,9 +1,11 @@
 """When the loss stops being finite: which step spoiled the parameters, and the state before it, computed again."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
+from .plan import at_hand
 from .progress import Progress
 
 __all__ = ["NonFiniteLoss"]
@@ -46,4 +48,6 @@ def divergence(
         what, good = f"the loss is {probed} after step {step}", step - 1
     start = next((earlier for earlier in reversed(before) if int(earlier.state.step) <= good), before[0])
     count = good - int(start.state.step)
-    return NonFiniteLoss(what, step, steps(start, count) if count > 0 else start, list(progress.history))
+    good_progress = steps(start, count) if count > 0 else start
+    kept = replace(good_progress, state=at_hand(good_progress.state))
+    return NonFiniteLoss(what, step, kept, list(progress.history))

@@ -18,10 +18,11 @@ from ..zoo.presets import PRESETS, find_preset
 from . import say
 from .interrupt import interruptible
 from .printed import Printed
+from .processes import join, together
 from .show import JsonOption, measures, starting, stop, to_console, to_json
 
 WHAT, HOW, WHERE, KEPT = "What is trained", "How", "On what", "What is kept and shown"
-WITH_RESUME = ("data", "epochs", "patience", "target_error")  # what a run may be continued with
+WITH_RESUME = ("data", "epochs", "patience", "target_error", "devices", "sharded")  # what a run may be continued with
 
 
 def train_command(
@@ -179,6 +180,20 @@ def train_command(
             rich_help_panel=WHERE,
         ),
     ] = None,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(
+            help="Train with other processes: HOST:PORT of process 0, with --processes and --process; or auto, where "
+            "JAX finds them, as under SLURM and on TPU pods.",
+            rich_help_panel=WHERE,
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="How many train together.", rich_help_panel=WHERE, show_default=False)
+    ] = None,
+    process: Annotated[
+        int | None, typer.Option(help="The number of this one, from 0.", rich_help_panel=WHERE, show_default=False)
+    ] = None,
     target_error: Annotated[
         float | None,
         typer.Option(help="Stop after an epoch whose mean training loss is at or below this.", rich_help_panel=HOW),
@@ -239,6 +254,8 @@ def train_command(
     * jaxcnn train --data FOLDER --preset lenet5 --epochs 5
 
     * jaxcnn train --resume runs/digits-0001 --epochs 100
+
+    * jaxcnn train --data FOLDER --devices 8 --precision mixed
     """
     options = {
         "data": data, "model": model, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
@@ -250,6 +267,9 @@ def train_command(
     }  # fmt: skip
     options = {name: value for name, value in options.items() if value is not None}
     recipe = _recipe(preset, config, resume, options, out)
+    if not join(coordinator, processes, process):
+        together(lambda: run(recipe, resume=resume), lambda: resume)
+        return
     kept = Recorder(out, resume=resume, save_every=save_every, keep=keep)
     printed = Printed(to_console(as_json, quiet))
     observers = [kept, printed, *([TensorBoard(kept)] if tensorboard else [])]
@@ -308,7 +328,10 @@ def _result(recipe, kept: Recorder, printed: Printed, observers: list[Observer],
 
     try:
         with printed.bar:
-            return interruptible(lambda: run(recipe, *observers, resume=kept.resumed), interrupted)
+            return together(
+                lambda: interruptible(lambda: run(recipe, *observers, resume=kept.resumed), interrupted),
+                lambda: None if kept.run is None else kept.folder,
+            )
     except WrongGradient as wrong:
         stop(wrong)
     except OSError as error:
