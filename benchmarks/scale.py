@@ -3,14 +3,13 @@
 The bytes and the operations are counted in the program that is compiled here; how fast they go is assumed. Nothing is
 measured. With D devices, each with a batch of b images, a step is
 
-(1)  step = b * flop / (flops * reached) + sum of the exchanges        nothing of one hides behind the other
+(1)  step = b * flop / (flops * reached) + sum of the exchanges        no part hides behind another
 (2)  all-reduce of n bytes = 2 (D - 1) / D * n / bandwidth + 2 ceil(log2 D) * latency
 (3)  all-gather to n bytes =   (D - 1) / D * n / bandwidth +   ceil(log2 D) * latency
 
-(2) and (3) are the fewest bytes and the fewest messages of any algorithm (Thakur, Rabenseifner & Gropp, *Optimization
-of collective communication operations in MPICH*, 2005). Bandwidth and latency are those of the link inside of a node,
-or of the network where D is larger: a ring crosses each node's border once each way, so the bandwidth is that of all
-of a node's ports together.
+Bandwidth and latency are those inside of a node, or of the network where D is larger. (2) and (3) have the bytes of a
+ring, which crosses each node's border once, and the messages of recursive halving and doubling (Thakur, Rabenseifner &
+Gropp, *Optimization of collective communication operations in MPICH*, 2005); no algorithm sends fewer bytes.
 Tests: tests/benchmarks/test_scale.py.
 """
 
@@ -26,6 +25,8 @@ import jax
 
 from jaxcnn import files, summary
 from jaxcnn.layers.base import Layer, Shape
+from jaxcnn.layers.residual import Residual
+from jaxcnn.layers.sequential import Sequential
 from jaxcnn.layers.statistics import init_statistics
 from jaxcnn.zoo.models import find_model
 from jaxcnn.zoo.presets import PRESETS
@@ -35,7 +36,7 @@ RESULT, PICTURE = ROOT / "benchmarks" / "results" / "scale.json", ROOT / "docs" 
 DEVICES = (8, 64, 4096)
 OPTIONS = {  # of a Machine: what is assumed, and where that comes from
     "flops": "floating-point operations a second of a device at its peak; an H100's float32",
-    "reached": "the share of them that is reached; docs/speed.md has 0.21 for vgg32 and 0.11 for resnet32 on an H100",
+    "reached": "the share of them that is reached; measured on an H100: 0.21 for vgg32 and 0.11 for resnet32",
     "node": "devices in a node",
     "bandwidth": "bytes a second between the devices of a node",
     "latency": "seconds a message there",
@@ -50,7 +51,7 @@ ALL_REDUCE, ALL_GATHER = "all-reduce", "all-gather"
 class Machine:
     """What is assumed; bandwidths in bytes a second, latencies in seconds a message.
 
-    >>> Machine().seconds("all-reduce", 3e9, 8)  # 1.75 times 10 ms, and six messages
+    >>> round(Machine().seconds("all-reduce", 3e9, 8), 6)  # 1.75 times 10 ms, and six messages
     0.017512
     """
 
@@ -87,6 +88,7 @@ class Counted:
     flop: int
     parameters: int
     channels: tuple[int, ...]  # of each batch norm
+    joined: tuple[int, ...]  # of each two that end the two ways of a residual block
 
     @classmethod
     def of(cls, network: Layer, in_shape: Shape) -> "Counted":
@@ -96,21 +98,37 @@ class Counted:
         for dE/dx, which the first layer with weights does not compute.
         """
         params = jax.eval_shape(lambda: network.init(jax.random.key(0), in_shape))
-        found, _ = jax.tree.flatten_with_path(init_statistics(network, params, in_shape))
+        statistics = init_statistics(network, params, in_shape)
+        found, _ = jax.tree.flatten_with_path(statistics)
         adds = [row.multiply_adds for row in summary(network, in_shape).rows]
         flop = 2 * (3 * sum(adds) - next(filter(None, adds)))
         means = tuple(leaf.size for path, leaf in found if path[-1].key == "mean")
-        return cls(flop, sum(leaf.size for leaf in jax.tree.leaves(params)), means)
+        return cls(flop, sum(leaf.size for leaf in jax.tree.leaves(params)), means, tuple(_joined(network, statistics)))
 
     def exchanges(self, devices: int) -> Counter:
         """How often each (kind, bytes) is exchanged in a step.
 
         All gradients, the loss and how many labels were found go at once; those of a batch norm go on the way back,
-        and on the way forward every device gets the means and variances of all.
+        and on the way forward every device gets the means and variances of all. Two that get the same sensitivities
+        have the same dbias, and XLA sums it once, with both dscale.
         """
-        last = 4 * (self.parameters - 2 * sum(self.channels)) + 8
-        norms = [each for n in self.channels for each in ((ALL_GATHER, 8 * n * devices), (ALL_REDUCE, 8 * n))]
-        return Counter([(ALL_REDUCE, last), *norms])
+        found = Counter({(ALL_REDUCE, 4 * (self.parameters - 2 * sum(self.channels)) + 8): 1})
+        for n in self.channels:
+            found += Counter([(ALL_GATHER, 8 * n * devices), (ALL_REDUCE, 8 * n)])
+        for n in self.joined:
+            found = found - Counter({(ALL_REDUCE, 8 * n): 2}) + Counter([(ALL_REDUCE, 12 * n)])
+        return found
+
+
+def _joined(layer, statistics):
+    """The channels of each two batch norms that end the two ways of a residual block."""
+    children = layer.children()
+    for name, child in children.items():
+        yield from _joined(child, statistics.get(name, {}))
+    if isinstance(layer, Residual) and all(isinstance(way, Sequential) for way in layer.branches().values()):
+        ends = [statistics.get(name, {}).get(way.names[-1]) for name, way in children.items()]
+        if all(end and "mean" in end for end in ends):
+            yield ends[0]["mean"].size
 
 
 def networks() -> dict[str, tuple[Counted, int]]:
@@ -157,7 +175,7 @@ def table(result: dict | None = None) -> str:
     head += [f"exchange on {devices:,}, ms" for devices in DEVICES]
     lines = [f"| {' | '.join([*head, 'one batch divided'])} |", "|---" * (len(head) + 1) + "|"]
     for found in result["rows"]:
-        best, exchanges = found["divided"], 1 + 2 * len(found["channels"])
+        best, exchanges = found["divided"], 1 + 2 * len(found["channels"]) - len(found["joined"])
         cells = [found["network"], f"{found['flop'] / 1e6:,.1f}", f"{4 * found['parameters'] / 1e6:,.2f}", exchanges]
         cells += [found["batch"], _ms(found["compute"])]
         for devices in map(str, DEVICES):
@@ -182,7 +200,7 @@ def picture(result: dict) -> bytes:
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     share, least = figure.subplots(1, 2)
     for i, found in enumerate(rows):
-        counted = Counted(found["flop"], found["parameters"], tuple(found["channels"]))
+        counted = Counted(found["flop"], found["parameters"], tuple(found["channels"]), tuple(found["joined"]))
         exchange = [machine.exchange(counted.exchanges(n), n) for n in places]
         look = {"color": colormaps["viridis"](i / len(rows)), "marker": "os^Dv<>Ph"[i % 9], "markersize": 4}
         label = f"{found['network']}, {found['batch']}"
@@ -192,12 +210,13 @@ def picture(result: dict) -> bytes:
     share.yaxis.set_major_formatter(lambda part, _: f"{part:.0%}")
     least.set(title="Images for each device at which it is half", yscale="log")
     least.yaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
-    for axes in (share, least):
+    for axes, height in ((share, 0.02), (least, 0.95)):
         axes.set(xscale="log", xlabel="devices")
         axes.set_xticks([2, 8, 64, 512, 4096], labels=["2", "8", "64", "512", "4,096"])
         axes.minorticks_off()
         axes.axvspan(places[0], machine.node, color="0.93", zorder=0)
-        axes.annotate("one node", (places[0] * 1.1, 0.02), xycoords=("data", "axes fraction"), color="0.4")
+        where = {"xytext": (3, 0), "textcoords": "offset points", "xycoords": ("data", "axes fraction")}
+        axes.annotate("one node", (places[0], height), color="0.4", fontsize=8, **where)
         axes.grid(color="0.9")
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right center", frameon=False, title="images for each device")
