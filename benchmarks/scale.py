@@ -78,7 +78,7 @@ class Machine:
 
     def exchange(self, exchanges: Counter, devices: int) -> float:
         """Seconds of all exchanges of a step."""
-        return sum(count * self.seconds(*each, devices) for each, count in exchanges.items())
+        return sum(count * self.seconds(kind, size, devices) for (kind, size), count in exchanges.items())
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _joined(layer, statistics):
 def networks() -> dict[str, tuple[Counted, int]]:
     """What is counted, and the images in a batch: a preset's own, or what is common for each device."""
     found = {}
-    named = {name: (recipe.model, 10, recipe.batch_size) for name, recipe in PRESETS.items()}
+    named = {name: (str(recipe.model), 10, recipe.batch_size) for name, recipe in PRESETS.items()}
     named |= {name: (name, *beside) for name, beside in OTHERS.items()}
     for name, (model, classes, batch) in named.items():
         model = find_model(model)
@@ -170,11 +170,11 @@ def predict(machine: Machine) -> dict:
 
 def table(result: dict | None = None) -> str:
     """The result as Markdown; that which is kept, unless another is given."""
-    result = json.loads(RESULT.read_text()) if result is None else result
+    rows = (result or json.loads(RESULT.read_text()))["rows"]
     head = ["network", "MFLOP for an image", "MB of parameters", "exchanges", "images", "computing, ms"]
     head += [f"exchange on {devices:,}, ms" for devices in DEVICES]
     lines = [f"| {' | '.join([*head, 'one batch divided'])} |", "|---" * (len(head) + 1) + "|"]
-    for found in result["rows"]:
+    for found in rows:
         best, exchanges = found["divided"], 1 + 2 * len(found["channels"]) - len(found["joined"])
         cells = [found["network"], f"{found['flop'] / 1e6:,.1f}", f"{4 * found['parameters'] / 1e6:,.2f}", exchanges]
         cells += [found["batch"], _ms(found["compute"])]
