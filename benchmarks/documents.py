@@ -16,7 +16,7 @@ from jaxcnn import experiment, files
 from jaxcnn.recipe import Recipe
 from jaxcnn.recorder import Recorder
 
-from . import cifar, held_out, norm_relu, presets, recompute, speed, streaming
+from . import cifar, held_out, norm_relu, presets, recompute, scale, speed, streaming
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,13 +39,17 @@ def parts() -> Iterator[tuple[str, str, str]]:
     yield "docs/training.md", "benchmarks/streaming.py", streaming.table()
     yield "docs/blocks.md", "python -m benchmarks.recompute", recompute.table()
     yield "docs/blocks.md", "python -m benchmarks.norm_relu", norm_relu.table()
+    yield "docs/scale.md", "python -m benchmarks.scale", scale.table()
+    for name in ("slurm.sbatch", "kubernetes.yaml", "Dockerfile"):
+        yield "docs/scale.md", f"docs/deploy/{name}", _block((ROOT / "docs/deploy" / name).read_text().rstrip())
     yield "docs/check_grads.md", "jaxcnn verify --mutants", _mutants()
     for document in ("README.md", "README.zh-CN.md"):
         yield document, "jaxcnn/layers/dense.py", _rule_of_dense()
 
 
 PRINTING = [
-    f"docs/{name}.md" for name in ("index", "tutorial", "blocks", "training", "diagnosis", "verify", "check_grads")
+    f"docs/{name}.md"
+    for name in ("index", "tutorial", "blocks", "training", "scale", "diagnosis", "verify", "check_grads")
 ]
 
 
