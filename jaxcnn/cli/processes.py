@@ -41,6 +41,7 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
         if processes < 1 or not 0 <= process < processes:
             raise InputError(f"process is {process} but must be from 0 to {processes - 1}, one less than processes")
         given = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
+        given |= {"cluster_detection_method": "deactivate"}  # else under SLURM a process has one GPU of its machine
     try:
         jax.distributed.initialize(**given, heartbeat_timeout_seconds=HEARTBEAT)
         return jax.process_index() == 0
