@@ -32,8 +32,10 @@ from jaxcnn import (
     init_state,
 )
 from jaxcnn.data import Augmentation
+from jaxcnn.fit import _steps, _streamed_steps
 from jaxcnn.layers.rewrite import spread_over
 from jaxcnn.plan import Plan
+from jaxcnn.progress import Progress
 from jaxcnn.training import _step
 
 DEVICES = 8
@@ -183,6 +185,23 @@ def test_each_device_has_its_part_of_a_sharded_state(optimizer, mesh, samples, f
     )
     assert found.loss == pytest.approx(expected.loss, rel=1e-10)
     np.testing.assert_array_equal(found.predictions, expected.predictions)
+
+
+@pytest.mark.parametrize("devices", [1, DEVICES])
+def test_batches_of_the_hosts_memory_are_those_on_the_devices(devices, samples):
+    """As where images are in files, or each of several processes has its own rows; an epoch of five steps, cut."""
+    images, labels = samples[0].astype(np.float32), samples[1]
+    plan = Plan(jax.make_mesh((devices,), ("batch",)))
+    state = plan.placed(init_state(DRAWING, OPTIMIZER, KEY, images.shape[1:]))
+    specs = DRAWING, SoftmaxCrossEntropy(), OPTIMIZER, plan, Augmentation(("crop:1",))
+    found = []
+    for make in (_steps, _streamed_steps):
+        steps, progress = make(specs, images, labels, 16, state.key), Progress(state)
+        for count in (2, 1, 4):
+            progress = steps(progress, count)
+        assert len(progress.losses) == 5
+        found.append((progress.state.params, progress.losses, progress.correct))
+    jax.tree.map(np.testing.assert_array_equal, *found)
 
 
 def collectives(network, mesh, **how):
