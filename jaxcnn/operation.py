@@ -10,6 +10,7 @@ import jax
 from jax.core import Tracer
 
 from .errors import InputError, check_array, shown
+from .meshes import alike, in_mesh, refuse_explicit
 
 __all__ = ["Operation", "Static", "operation"]
 
@@ -102,7 +103,7 @@ class Operation:
     def __call__(self, *args, **kwargs) -> jax.Array:
         static, arrays = self._split(args, kwargs)
         try:
-            return self._value(static, *arrays)
+            return in_mesh(self.name, partial(self._value, static), *arrays)
         except TypeError as error:
             if "forward-mode" not in str(error):
                 raise
@@ -114,7 +115,8 @@ class Operation:
     def forward(self, *args, **kwargs) -> tuple[Any, Any]:
         """`(y, residuals)` in plain JAX, without the rule: y and what `backward` needs."""
         static, arrays = self._split(args, kwargs)
-        return self._forward(static, *arrays)
+        refuse_explicit(f"{self.name}.forward", arrays)
+        return self._forward(static, *alike(arrays))
 
     def backward(self, residuals, dy, **static) -> tuple:
         """The gradients of the arrays, one for each, from the residuals of `forward` and dy of y's shape."""
@@ -129,7 +131,8 @@ class Operation:
             if name not in given:
                 raise InputError(f"{self.name}.backward: {name} is missing but must be given, as to the forward pass")
         check_array(f"{self.name}.backward", "dy", dy)
-        return self._backward(self._hashable(given), residuals, dy)
+        refuse_explicit(f"{self.name}.backward", residuals, dy)
+        return self._backward(self._hashable(given), *alike((residuals, dy)))
 
     def require_rule(self) -> None:
         """Refuse to be used before `rule`."""

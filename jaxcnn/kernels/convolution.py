@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..geometry import Window
+from ..meshes import alike
 from .program import LABELS, materialized
 
 UNROLLED = 32  # taps that a sum is written out over, each a part of the program
@@ -122,7 +123,9 @@ def _gradient_by_shifted_products(window, groups, x, dy):
 
     taps = window.kernel[0] * window.kernel[1]
     I, O = x.shape[3] // groups, dy.shape[3] // groups
-    total, _ = lax.scan(add, jnp.zeros((taps, window.output[1], groups, I, O), dtype), (x, dy))
+    start = jnp.zeros((taps, window.output[1], groups, I, O), dtype)
+    start, x, dy = alike((start, x, dy))
+    total, _ = lax.scan(add, start, (x, dy))
     return total.sum(axis=1).swapaxes(1, 2).reshape(*window.kernel, I, groups * O).astype(x.dtype)
 
 
