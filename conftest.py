@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+jax.config.update("jax_num_cpu_devices", 8)  # for the tests of meshes; the first is where all else runs
+
 
 @pytest.fixture(autouse=True)
 def _names(doctest_namespace):

@@ -26,73 +26,70 @@ def alike(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.lax.pcast(leaf, tuple(axes - _varying(leaf)), to="varying"), tree)
 
 
-def in_mesh(name: str, f: Callable, first: Any, *others: Any) -> Any:
-    """`f(first, *others)`, trees of arrays, made alike; under Auto axes where the mesh has Explicit ones.
+def in_mesh(what: str, f: Callable, first: Any, *others: Any) -> Any:
+    """`f(first, *others)` of trees of arrays made alike, under Auto axes where a mesh with Explicit ones divides any.
 
-    There y, the first array that f returns, is divided as `first`, axis by axis; others it returns are not.
+    There y, the first array that f returns, is divided as `first` is, axis by axis, and what else it returns is not.
+
+    Args:
+        what: the name of `first` for a message, such as "conv2d: x".
+        f: a function of arrays.
+        first: an array.
+        others: trees of arrays.
 
     Raises:
-        InputError: `first` is divided along an axis that y has in another size; a scalar y has none of them.
+        InputError: `first` is divided along an axis that y has not, or has in another size, unless y is a scalar.
     """
     arrays = alike((first, *others))
     mesh = _explicit_mesh(arrays)
     if mesh is None:
         return f(*arrays)
-    out, structure = jax.tree.flatten(jax.eval_shape(f, *jax.tree.map(_undivided, arrays)))
-    specs = [_spec(name, jax.typeof(first), out[0].shape), *(PartitionSpec() for _ in out[1:])]
+    (y, *rest), structure = jax.tree.flatten(jax.eval_shape(f, *jax.tree.map(_undivided, arrays)))
+    specs = [_spec_of_y(what, jax.typeof(first), y.shape), *(PartitionSpec() for _ in rest)]
     shardings = jax.tree.unflatten(structure, [NamedSharding(mesh, spec) for spec in specs])
-    return jax.sharding.auto_axes(f, axes=_explicit_axes(mesh), out_sharding=shardings)(*arrays)
+    axes = zip(mesh.axis_names, mesh.axis_types, strict=True)
+    explicit = tuple(name for name, kind in axes if kind == AxisType.Explicit)
+    return jax.sharding.auto_axes(f, axes=explicit, out_sharding=shardings)(*arrays)
 
 
-def refuse_explicit(name: str, *trees: Any) -> None:
-    """Refuse arrays that are divided along Explicit axes, where nothing says how residuals are.
-
-    Raises:
-        InputError: one is.
-    """
-    if _explicit_mesh(trees) is not None:
-        divided = next(jax.typeof(leaf) for leaf in jax.tree.leaves(trees) if _divided(leaf))
-        raise InputError(
-            f"{name}: an array is {_shown(divided)} but must not be divided along Explicit axes where residuals go in "
-            "or out; jax.sharding.auto_axes around both forward and backward lets it be"
-        )
+def refuse_explicit(op: str, *trees: Any) -> None:
+    """Refuse arrays that Explicit axes divide: how the residuals of `forward` are divided nothing says."""
+    for leaf in jax.tree.leaves(trees):
+        if _is_divided(leaf):
+            raise InputError(
+                f"{op}: an array is {_shown(jax.typeof(leaf))} but must not be divided by Explicit axes where "
+                "residuals are given or returned; within jax.sharding.auto_axes, around forward and backward, it may be"
+            )
 
 
 def _varying(leaf) -> frozenset[str]:
     return jax.typeof(leaf).manual_axis_type.varying
 
 
-def _divided(leaf) -> bool:
+def _is_divided(leaf) -> bool:
+    """Whether its type says so: Explicit axes alone are part of it."""
     return any(jax.typeof(leaf).sharding.spec)
 
 
 def _explicit_mesh(tree):
-    """The mesh that an array is divided in along Explicit axes, which are what a type names; None if none is."""
-    return next((jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(tree) if _divided(leaf)), None)
-
-
-def _explicit_axes(mesh):
-    pairs = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    return tuple(name for name, kind in pairs if kind == AxisType.Explicit)
+    return next((jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(tree) if _is_divided(leaf)), None)
 
 
 def _undivided(leaf):
     return jax.ShapeDtypeStruct(jax.typeof(leaf).shape, jax.typeof(leaf).dtype)
 
 
-def _spec(name, x, shape):
-    """How y of this shape is divided."""
-    spec = PartitionSpec(*x.sharding.spec[: len(shape)])
-    kept = not shape or all(
-        parts is None or x.shape[i : i + 1] == shape[i : i + 1] for i, parts in enumerate(x.sharding.spec)
-    )
-    if not kept:
-        raise InputError(
-            f"{name}: the first array is {_shown(x)} but must be divided, along Explicit axes, only where the result, "
-            f"{shape}, has the same size; jax.sharding.auto_axes around the call, or an Auto mesh, lets it be"
-        )
-    return spec
+def _spec_of_y(what, x, shape):
+    if not shape:
+        return PartitionSpec()
+    for axis, parts in enumerate(x.sharding.spec):
+        if parts is not None and x.shape[axis : axis + 1] != shape[axis : axis + 1]:
+            raise InputError(
+                f"{what} is {_shown(x)} but must be divided by Explicit axes only where the result, {shape}, has the "
+                "same size; within jax.sharding.auto_axes, or in a mesh with Auto axes, it may be"
+            )
+    return PartitionSpec(*x.sharding.spec[: len(shape)])
 
 
 def _shown(array) -> str:
-    return f"{array.dtype} {tuple(array.shape)} by {array.sharding.spec}"
+    return f"{array.dtype} of shape {array.shape}, divided as {array.sharding.spec},"

@@ -103,7 +103,7 @@ class Operation:
     def __call__(self, *args, **kwargs) -> jax.Array:
         static, arrays = self._split(args, kwargs)
         try:
-            return in_mesh(self.name, partial(self._value, static), *arrays)
+            return in_mesh(f"{self.name}: {self.arguments[0]}", partial(self._value, static), *arrays)
         except TypeError as error:
             if "forward-mode" not in str(error):
                 raise

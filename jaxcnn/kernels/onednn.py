@@ -41,7 +41,8 @@ def version() -> str | None:
 def takes(ctx: Any, arrays: Any) -> bool:
     """Whether arrays of these shapes and dtypes, in a program that is being lowered on CPU, are oneDNN's.
 
-    Not in a program for export, nor in one that XLA divides among devices; inside of `shard_map` over all axes they are.
+    Not in a program for export, nor in one that XLA divides among devices; inside of `shard_map` over all axes they
+    are.
     """
     library, _ = _native()
     return (

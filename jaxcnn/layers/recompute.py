@@ -62,7 +62,7 @@ class Recompute(Layer):
             return dx, grads, None
 
         value.defvjp(forward, backward)
-        return in_mesh("Recompute", value, x, params, key)
+        return in_mesh("Recompute: x", value, x, params, key)
 
     def forward(self, params, x, *, train=False, key=None):
         residuals = {"params": parameters_of("body", params), "x": x, "key": key, "train": Static(train)}

@@ -170,7 +170,7 @@ def apply_with_statistics(network: Layer, params: Params, x, *, key=None) -> tup
 
     rule = jax.custom_vjp(output)
     rule.defvjp(forward, backward)
-    return in_mesh("apply_with_statistics", rule, x, params, key)
+    return in_mesh("apply_with_statistics: x", rule, x, params, key)
 
 
 def _each(function: Callable, batch: Statistics, *others: Statistics) -> Statistics:
