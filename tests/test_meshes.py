@@ -323,7 +323,8 @@ def test_inside_of_shard_map_over_some_axes_others_may_divide(rng, kind):
         found = compiled(weight, divided)
     assert relative_error(found, gradient(weight, x)) <= tolerance(jnp.float32, 3 * 3 * 4 + 4 * 4 * 3)
     assert "jaxcnn_" not in compiled.as_text()
-    assert "all-gather" not in compiled.as_text()
+    if kind == AxisType.Auto:  # along Explicit ones shard_map itself gathers what its in_specs do not name
+        assert "all-gather" not in compiled.as_text()
 
 
 @pytest.mark.skipif(onednn.why_not() is not None, reason=onednn.why_not() or "")
