@@ -76,7 +76,7 @@ class Operation:
         compiled = partial(jax.jit, static_argnums=0, inline=True)  # inside of another jit no trace of it is left
         self._forward = compiled(lambda static, *arrays: formula(*arrays, **dict(static)))
         self._backward = compiled(
-            lambda static, residuals, dy: self._one_for_each(backward(residuals, dy, **dict(static)))
+            lambda static, residuals, dy: alike((self._one_for_each(backward(residuals, dy, **dict(static))), dy))[0]
         )
         value = compiled(lambda static, *arrays: formula(*arrays, **dict(static))[0])
         under_rule = jax.custom_vjp(value, nondiff_argnums=(0,))
@@ -116,7 +116,7 @@ class Operation:
         """`(y, residuals)` in plain JAX, without the rule: y and what `backward` needs."""
         static, arrays = self._split(args, kwargs)
         refuse_explicit(f"{self.name}.forward", arrays)
-        return self._forward(static, *alike(arrays))
+        return self._forward(static, *arrays)
 
     def backward(self, residuals, dy, **static) -> tuple:
         """The gradients of the arrays, one for each, from the residuals of `forward` and dy of y's shape."""

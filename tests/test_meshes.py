@@ -348,6 +348,31 @@ def test_halves_inside_of_shard_map_have_gradients_of_the_device():
     assert_same(jax.jit(mapped)(x, weight), jnp.stack([half.T @ jnp.ones((2, 3)) for half in jnp.split(x, 2)]))
 
 
+def test_the_derivative_of_a_half_inside_of_shard_map_is_summed_over_the_devices(rng):
+    """That of `backward`, in the weight and in dy: both are replicated, x is not."""
+    x, weight, dy = (jnp.asarray(rng.standard_normal(shape)) for shape in ((4, 5, 5, 2), (3, 3, 2, 3), (2, 3, 3, 3)))
+
+    def inside(x, weight, dy):
+        def norm(weight, dy):
+            return sum((grad**2).sum() for grad in conv2d.backward((x, weight, None), dy)[:2])
+
+        return jax.grad(norm, (0, 1))(weight, dy)
+
+    mapped = jax.shard_map(inside, mesh=mesh_of(AxisType.Auto), in_specs=(P("d"), P(), P()), out_specs=P())
+    one_by_one = [inside(half, weight, dy) for half in jnp.split(x, 2)]
+    assert_same(jax.jit(mapped)(x, weight, dy), jax.tree.map(jnp.add, *one_by_one))
+
+
+def test_a_rule_may_return_a_constant_inside_of_shard_map():
+    frozen = dense.with_rule(lambda residuals, dy: (dy @ residuals[1].T, jnp.zeros((2, 3)), None))
+
+    def inside(x, weight):
+        return jax.grad(lambda weight: frozen(x, weight).sum())(weight)
+
+    mapped = jax.shard_map(inside, mesh=mesh_of(AxisType.Auto), in_specs=(P("d"), P()), out_specs=P())
+    assert_same(jax.jit(mapped)(jnp.ones((4, 2)), jnp.ones((2, 3))), jnp.zeros((2, 3)))
+
+
 def test_a_whole_rule_runs_within_auto_axes(batch):
     """The way out that the sentences name."""
     params, x, labels = batch
