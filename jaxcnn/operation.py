@@ -10,6 +10,7 @@ import jax
 from jax.core import Tracer
 
 from .errors import InputError, check_array, shown
+from .meshes import alike, in_mesh, refuse_explicit
 
 __all__ = ["Operation", "Static", "operation"]
 
@@ -75,7 +76,7 @@ class Operation:
         compiled = partial(jax.jit, static_argnums=0, inline=True)  # inside of another jit no trace of it is left
         self._forward = compiled(lambda static, *arrays: formula(*arrays, **dict(static)))
         self._backward = compiled(
-            lambda static, residuals, dy: self._one_for_each(backward(residuals, dy, **dict(static)))
+            lambda static, residuals, dy: alike((self._one_for_each(backward(residuals, dy, **dict(static))), dy))[0]
         )
         value = compiled(lambda static, *arrays: formula(*arrays, **dict(static))[0])
         under_rule = jax.custom_vjp(value, nondiff_argnums=(0,))
@@ -102,7 +103,7 @@ class Operation:
     def __call__(self, *args, **kwargs) -> jax.Array:
         static, arrays = self._split(args, kwargs)
         try:
-            return self._value(static, *arrays)
+            return in_mesh(f"{self.name}: {self.arguments[0]}", partial(self._value, static), *arrays)
         except TypeError as error:
             if "forward-mode" not in str(error):
                 raise
@@ -114,6 +115,7 @@ class Operation:
     def forward(self, *args, **kwargs) -> tuple[Any, Any]:
         """`(y, residuals)` in plain JAX, without the rule: y and what `backward` needs."""
         static, arrays = self._split(args, kwargs)
+        refuse_explicit(f"{self.name}.forward", arrays)
         return self._forward(static, *arrays)
 
     def backward(self, residuals, dy, **static) -> tuple:
@@ -129,7 +131,8 @@ class Operation:
             if name not in given:
                 raise InputError(f"{self.name}.backward: {name} is missing but must be given, as to the forward pass")
         check_array(f"{self.name}.backward", "dy", dy)
-        return self._backward(self._hashable(given), residuals, dy)
+        refuse_explicit(f"{self.name}.backward", residuals, dy)
+        return self._backward(self._hashable(given), *alike((residuals, dy)))
 
     def require_rule(self) -> None:
         """Refuse to be used before `rule`."""

@@ -16,7 +16,7 @@ from jaxcnn.verify import OPERATIONS
 ROOT = Path(jaxcnn.__file__).parent
 EXPORTING = re.findall(r"^from \.([\w.]+) import \*$", (ROOT / "__init__.py").read_text(), re.M)
 LEVELS = [
-    {"errors", "files", "html", "tables"},
+    {"errors", "files", "html", "tables", "meshes"},
     {"operation", "geometry", "initializers", "sgd", "spread", "data", "kernels"},
     {"layers", "losses"},
     {"plan"},

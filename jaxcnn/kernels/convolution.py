@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..geometry import Window
+from ..meshes import alike
 from .program import LABELS, materialized
 
 UNROLLED = 32  # taps that a sum is written out over, each a part of the program
@@ -29,9 +30,9 @@ def input_gradient_on_cpu(dy, weight, *, window: Window, groups: int):
     return (_correlated(window.backward, groups, dy, turned.reshape(U, V, O // groups, groups * I)),)
 
 
-def kernel_gradient_on_cpu(x, dy, *, window: Window, groups: int, bias: bool):
-    """(3) of `correlations`."""
-    dweight = _gradient(window, groups, x, dy)
+def kernel_gradient_on_cpu(x, dy, *, window: Window, groups: int, bias: bool, divided: bool = False):
+    """(3) of `correlations`, in one way where XLA divides the program and another where it does not."""
+    dweight = _gradient(window, groups, x, dy, divided)
     return (dweight, sum_over_positions(dy)) if bias else (dweight,)
 
 
@@ -64,14 +65,14 @@ def _correlated(window, groups, x, weight):
     )
 
 
-def _gradient(window, groups, x, dy):
+def _gradient(window, groups, x, dy, divided):
     """x, zero-padded, correlated with dy: stride and dilation swap their roles."""
     I, O = x.shape[3], dy.shape[3]
     if groups > 1 and groups in (I, O):
-        return _gradient_by_shifted_products(window, groups, x, dy)
+        return _gradient_by_shifted_products(window, groups, x, dy, divided)
     if groups > 1:
         pairs = zip(jnp.split(x, groups, axis=3), jnp.split(dy, groups, axis=3), strict=True)
-        return jnp.concatenate([_gradient(window, 1, *pair) for pair in pairs], axis=3)
+        return jnp.concatenate([_gradient(window, 1, *pair, divided) for pair in pairs], axis=3)
     return lax.conv_general_dilated(
         materialized(x.transpose(3, 1, 2, 0)),
         materialized(dy.transpose(1, 2, 0, 3)),
@@ -110,19 +111,28 @@ def _sum_of_products(window, dy, weight):
     return dx.astype(dy.dtype)
 
 
-def _gradient_by_shifted_products(window, groups, x, dy):
-    """sum_{n,p,q} x~[n, ps+ud, qs+vd, i] dy[n,p,q,o] for i and o of one group, image by image to stay in the cache."""
+def _gradient_by_shifted_products(window, groups, x, dy, divided):
+    """sum_{n,p,q} x~[n, ps+ud, qs+vd, i] dy[n,p,q,o] for i and o of one group, image by image to stay in the cache.
+
+    All images at once where they may lie on several devices: a loop over them would have each gather all.
+    """
     dtype = jnp.promote_types(x.dtype, jnp.float32)
 
+    def summed(x, dy):
+        x, dy = x.astype(dtype), _grouped(dy.astype(dtype), groups)[..., None, :]
+        products = [_grouped(entry, groups)[..., None] * dy for _, entry in _entries(window, x)]
+        return jnp.stack([product.sum(axis=(0, 1)) for product in products])
+
     def add(total, sample):
-        image, delta = (a.astype(dtype) for a in sample)
-        delta = _grouped(delta, groups)[..., None, :]
-        products = [_grouped(entry[0], groups)[..., None] * delta for _, entry in _entries(window, image[None])]
-        return total + jnp.stack([product.sum(axis=0) for product in products]), None
+        return total + summed(*(array[None] for array in sample)), None
 
     taps = window.kernel[0] * window.kernel[1]
     I, O = x.shape[3] // groups, dy.shape[3] // groups
-    total, _ = lax.scan(add, jnp.zeros((taps, window.output[1], groups, I, O), dtype), (x, dy))
+    if divided:
+        total = summed(x, dy)
+    else:
+        start, x, dy = alike((jnp.zeros((taps, window.output[1], groups, I, O), dtype), x, dy))
+        total, _ = lax.scan(add, start, (x, dy))
     return total.sum(axis=1).swapaxes(1, 2).reshape(*window.kernel, I, groups * O).astype(x.dtype)
 
 

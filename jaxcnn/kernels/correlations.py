@@ -26,7 +26,7 @@ from jax.interpreters import ad, batching, mlir
 
 from ..geometry import Window
 from . import convolution, onednn
-from .program import LABELS
+from .program import LABELS, is_divided
 
 
 def correlate(x: jax.Array, weight: jax.Array, bias: jax.Array | None, window: Window, groups: int) -> jax.Array:
@@ -106,8 +106,11 @@ def _kernel_gradient_elsewhere(x, dy, *, window, groups, bias):
     return (dweight, convolution.sum_over_positions(dy)) if bias else (dweight,)
 
 
-def _primitive(name: str, on_cpu: Callable, elsewhere: Callable) -> Primitive:
-    """A call of oneDNN or another formulation on CPU, and one for elsewhere, chosen when a program is lowered."""
+def _primitive(name: str, on_cpu: Callable, elsewhere: Callable, divided: Callable | None = None) -> Primitive:
+    """A call of oneDNN or another formulation on CPU, and one for elsewhere, chosen when a program is lowered.
+
+    On CPU, where XLA divides the program among devices, it is `divided` if that is given.
+    """
     primitive = Primitive(name)
     primitive.multiple_results = True
 
@@ -120,8 +123,9 @@ def _primitive(name: str, on_cpu: Callable, elsewhere: Callable) -> Primitive:
 
     def lowered_on_cpu(ctx, *arrays, **facts):
         results = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in ctx.avals_out]
-        called = partial(onednn.call, name, results)
-        formulation = called if onednn.takes(ctx, ctx.avals_in) else partial(_each, on_cpu)
+        formulation = partial(_each, divided if divided and is_divided(ctx) else on_cpu)
+        if onednn.takes(ctx, ctx.avals_in):
+            formulation = partial(onednn.call, name, results)
         return mlir.lower_fun(formulation, multiple_results=True)(ctx, *arrays, **facts)
 
     def batched(arrays, axes, **facts):
@@ -169,7 +173,12 @@ def _merged(x, axis):
 
 _correlate = _primitive("correlate", convolution.correlate_on_cpu, _correlate_elsewhere)
 _input_gradient = _primitive("input_gradient", convolution.input_gradient_on_cpu, _input_gradient_elsewhere)
-_kernel_gradient = _primitive("kernel_gradient", convolution.kernel_gradient_on_cpu, _kernel_gradient_elsewhere)
+_kernel_gradient = _primitive(
+    "kernel_gradient",
+    convolution.kernel_gradient_on_cpu,
+    _kernel_gradient_elsewhere,
+    partial(convolution.kernel_gradient_on_cpu, divided=True),
+)
 
 
 def _jvp_of_correlate(arrays, tangents, **facts):

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from ..geometry import Window
+from .program import is_divided
 
 TYPES = (np.dtype(np.float32), np.dtype(jax.numpy.bfloat16))
 
@@ -40,13 +41,14 @@ def version() -> str | None:
 def takes(ctx: Any, arrays: Any) -> bool:
     """Whether arrays of these shapes and dtypes, in a program that is being lowered on CPU, are oneDNN's.
 
-    Not in a program for export, nor in one that XLA divides among devices; inside of `shard_map` they are.
+    Not in a program for export, nor in one that XLA divides among devices; inside of `shard_map` over all axes they
+    are.
     """
     library, _ = _native()
     return (
         library is not None
         and not ctx.module_context.lowering_parameters.for_export
-        and getattr(ctx.module_context.axis_context, "num_devices", 1) == 1
+        and not is_divided(ctx)
         and all(a.dtype in TYPES[: 1 + library.bfloat16()] and a.dtype == arrays[0].dtype for a in arrays)
         and all(0 not in a.shape for a in arrays)
     )

@@ -48,6 +48,14 @@ partial_eval.dce_rules[_materialized] = _without_unused
 batching.primitive_batchers[_materialized] = lambda arrays, axes: (_materialized.bind(*arrays), axes)
 
 
+def is_divided(ctx: Any) -> bool:
+    """Whether XLA divides the program that is being lowered among devices; not what `shard_map` has divided already."""
+    context = ctx.module_context.axis_context
+    if hasattr(context, "manual_axes"):  # inside of `shard_map`, which may leave axes to XLA
+        return any(size > 1 for axis, size in context.mesh.shape.items() if axis not in context.manual_axes)
+    return getattr(context, "num_devices", 1) > 1
+
+
 LABELS = ("NHWC", "HWIO", "NHWC")  # of every convolution: XLA on CPU runs others as a naive loop inside a scan
 OPTIONS = {  # all that YNNPACK computes by default, but for convolutions
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"

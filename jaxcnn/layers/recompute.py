@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from ..errors import InputError, shown
+from ..meshes import in_mesh
 from ..operation import Static
 from .base import Layer, Residuals, parameters_of, without_empty
 
@@ -50,18 +51,18 @@ class Recompute(Layer):
 
     def apply(self, params, x, *, train=False, key=None):
         @jax.custom_vjp
-        def value(params, x, key):
+        def value(x, params, key):
             return self.body.apply(parameters_of("body", params), x, train=train, key=key)
 
-        def forward(params, x, key):
+        def forward(x, params, key):
             return self.forward(params, x, train=train, key=key)
 
         def backward(residuals, dy):
             dx, grads = self.backward(residuals, dy)
-            return grads, dx, None
+            return dx, grads, None
 
         value.defvjp(forward, backward)
-        return value(params, x, key)
+        return in_mesh("Recompute: x", value, x, params, key)
 
     def forward(self, params, x, *, train=False, key=None):
         residuals = {"params": parameters_of("body", params), "x": x, "key": key, "train": Static(train)}

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from ..errors import InputError, check_count, is_number, shown
+from ..meshes import in_mesh
 from .base import Layer, Params, Shape
 
 __all__ = ["apply_with_statistics", "exact_statistics", "init_statistics", "merged", "moving_statistics"]
@@ -161,20 +162,20 @@ def apply_with_statistics(network: Layer, params: Params, x, *, key=None) -> tup
     [4.] [2.] [1.]
     """
 
-    def forward(params, x):
+    def forward(x, params, key):
         y, residuals = network.forward(params, x, train=True, key=key)
         return (y, network.statistics(residuals)), residuals
 
     def backward(residuals, cotangents):
         dx, grads = network.backward(residuals, cotangents[0])
-        return grads, dx
+        return dx, grads, None
 
-    def output(params, x):
-        return forward(params, x)[0]
+    def output(x, params, key):
+        return forward(x, params, key)[0]
 
     rule = jax.custom_vjp(output)
     rule.defvjp(forward, backward)
-    return rule(params, x)
+    return in_mesh("apply_with_statistics: x", rule, x, params, key)
 
 
 def _each(function: Callable, batch: Statistics, *others: Statistics) -> Statistics:
