@@ -24,6 +24,9 @@ class Operation:
     must be hashable; those that `backward` is not given have the defaults of the forward function.
     `op.static` has their names, `op.arguments` those of the arrays.
     Outside of `jit` each of the three is a compiled program, kept for the next call.
+
+    What it is in `jax.shard_map` and in a mesh with Explicit axes `jaxcnn.meshes` tells. The gradients of `backward`
+    are those of one device; where y is divided by Explicit axes only the call itself can be used.
     """
 
     def __init__(self, forward: Callable):
