@@ -409,24 +409,25 @@ def make_plan(recipe: Recipe) -> Plan:
 
 
 def make_mesh(recipe: Recipe) -> Mesh | None:
-    """The recipe's devices, the first of those there are; None for one alone.
+    """The recipe's devices, as many of each process; None for one alone.
 
     Raises:
         InputError: there are fewer.
     """
-    found = jax.devices()
-    count = recipe.devices or (len(found) if jax.process_count() > 1 else 1)
-    if count > len(found) or count % jax.process_count():
-        of_processes = f" and a multiple of the {jax.process_count()} processes" if jax.process_count() > 1 else ""
-        virtual = (
-            ""
-            if found[0].platform != "cpu"
-            else ("; a CPU is one device, unless XLA_FLAGS=--xla_force_host_platform_device_count=N divides it")
-        )
-        raise InputError(f"devices is {count} but must be at most {len(found)}, those of JAX{of_processes}{virtual}")
+    found, processes = jax.devices(), jax.process_count()
+    count = recipe.devices or (len(found) if processes > 1 else 1)
+    if count > len(found) or count % processes:
+        must = f"at most {len(found)}, those of JAX"
+        if processes > 1:
+            must += f", and a multiple of the {processes} processes"
+        if found[0].platform == "cpu":
+            must += "; a CPU is one device, unless XLA_FLAGS=--xla_force_host_platform_device_count=N divides it"
+        raise InputError(f"devices is {count} but must be {must}")
     if recipe.devices is None and count == 1:
         return None
-    return Mesh(np.array(found[:count]), ("batch",))
+    of_each = [[device for device in found if device.process_index == i] for i in range(processes)]
+    chosen = [device for own in of_each for device in own[: count // processes]]
+    return Mesh(np.array(chosen), ("batch",))
 
 
 def precision(dtype: str):

@@ -97,6 +97,7 @@ class Plan:
         rows = PartitionSpec(self.batch_axis)
         specs = tuple(rows if by_rows else EVERYWHERE for by_rows in spread)
         out = rows if back else EVERYWHERE
+        # unchecked: that a batch norm's gathered statistics are the same on every device JAX does not see
         return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=out, check_vma=False)
 
     def by_rows(self, array: jax.Array) -> jax.Array:
@@ -176,7 +177,7 @@ def plan_of(params: Any) -> Plan:
     """That of parameters that `fit` has placed, to evaluate them with the same devices."""
     for leaf in jax.tree.leaves(params):
         sharding = getattr(leaf, "sharding", None)
-        if isinstance(sharding, NamedSharding) and len(sharding.mesh.axis_names) == 1:
+        if isinstance(sharding, NamedSharding) and sharding.mesh.axis_types == (AxisType.Auto,):
             return Plan(sharding.mesh)
     return Plan()
 
