@@ -28,7 +28,6 @@ def parts() -> Iterator[tuple[str, str, str]]:
     command = "python -m benchmarks.speed"
     yield "docs/speed.md", command, speed.markdown(steps)
     yield "docs/speed.md", f"{command} --numerics --growth", _block(speed.text(steps | {"rows": beside}))
-    yield "docs/speed.md", f"{command} --net resnet20 --peers torch", _block(speed.text(_result("resnet20")))
     at_128 = [row for row in operations["rows"] if row.get("batch", 128) == 128]
     yield "docs/speed.md", f"{command} --op all", _block(speed.text(operations | {"rows": at_128}))
     yield "docs/speed.md", f"{command} --op all --batch 128,32,512,1", _block(speed.by_batch(operations["rows"]))

@@ -146,7 +146,8 @@ CONV_CASES = (
 )
 
 
-def _transposed(x, weight, bias=True, **hyper):
+def transposed_case(x, weight, bias=True, **hyper) -> Case:
+    """A transposed convolution of x by kernels of this shape."""
     geometry = {k: v for k, v in hyper.items() if k != "groups"}
     window = resolve_transposed("conv_transpose2d", x[1:3], weight[:2], **geometry)
     (U, V, O, I), groups = weight, hyper.get("groups", 1)
@@ -155,15 +156,15 @@ def _transposed(x, weight, bias=True, **hyper):
 
 
 TRANSPOSED_CASES = (
-    _transposed((2, 4, 3, 3), (3, 2, 2, 3)),
-    _transposed((2, 4, 3, 2), (2, 3, 3, 2), stride=2, padding=((1, 0), (0, 2))),
-    _transposed((2, 3, 4, 2), (2, 1, 3, 2), stride=(3, 2), output_padding=(2, 1)),
-    _transposed((1, 2, 3, 1), (2, 3, 2, 1), bias=False, stride=(3, 1), padding=1),
-    _transposed((2, 3, 4, 2), (4, 3, 3, 2), stride=(2, 3), padding=((2, 1), (0, 1)), output_padding=(1, 0)),
-    _transposed((2, 3, 2, 4), (3, 2, 3, 4), stride=(1, 2), padding=((1, 2), (1, 0)), groups=2),
-    _transposed((2, 3, 4, 2), (2, 3, 3, 2), stride=2, padding=((1, 0), (2, 1)), dilation=(3, 2), output_padding=1),
-    _transposed((2, 3, 2, 3), (2, 2, 1, 3), padding=((1, 0), (0, 1)), stride=2, groups=3),
-    _transposed((2, 4, 3, 2), (2, 3, 3, 2), padding=((3, 0), (0, 1)), stride=2),
+    transposed_case((2, 4, 3, 3), (3, 2, 2, 3)),
+    transposed_case((2, 4, 3, 2), (2, 3, 3, 2), stride=2, padding=((1, 0), (0, 2))),
+    transposed_case((2, 3, 4, 2), (2, 1, 3, 2), stride=(3, 2), output_padding=(2, 1)),
+    transposed_case((1, 2, 3, 1), (2, 3, 2, 1), bias=False, stride=(3, 1), padding=1),
+    transposed_case((2, 3, 4, 2), (4, 3, 3, 2), stride=(2, 3), padding=((2, 1), (0, 1)), output_padding=(1, 0)),
+    transposed_case((2, 3, 2, 4), (3, 2, 3, 4), stride=(1, 2), padding=((1, 2), (1, 0)), groups=2),
+    transposed_case((2, 3, 4, 2), (2, 3, 3, 2), stride=2, padding=((1, 0), (2, 1)), dilation=(3, 2), output_padding=1),
+    transposed_case((2, 3, 2, 3), (2, 2, 1, 3), padding=((1, 0), (0, 1)), stride=2, groups=3),
+    transposed_case((2, 4, 3, 2), (2, 3, 3, 2), padding=((3, 0), (0, 1)), stride=2),
 )
 
 
@@ -211,7 +212,8 @@ def norm_case(shape, terms, **hyper) -> Case:
     return Case((Draw(shape), Draw(shape[-1:]), Draw(shape[-1:])), hyper, max(terms, math.prod(shape[:-1])))
 
 
-def _fixed(shape, **hyper):
+def fixed_norm_case(shape, **hyper) -> Case:
+    """A normalisation of maps of this shape by given statistics."""
     of_channels = [Draw(shape[-1:])] * 3
     return Case((Draw(shape), *of_channels, Draw(shape[-1:], "positive")), hyper, math.prod(shape[:-1]))
 
@@ -224,14 +226,15 @@ def _pairs(*shapes):
     return [Case((Draw(a), Draw(b)), terms=math.prod(a[1:3] + b[1:3])) for a, b in shapes]
 
 
-def _upsample_cases(longest):
+def upsample_case(longest, shape, factor) -> Case:
     """`longest` is the number of entries of y that one of x reaches, over that of a block."""
+    U, V = pair("", "", factor)
+    return Case((Draw(shape),), {"factor": factor}, longest * U * V)
 
-    def case(shape, factor):
-        U, V = pair("", "", factor)
-        return Case((Draw(shape),), {"factor": factor}, longest * U * V)
 
-    return case((2, 4, 3, 3), (2, 3)), case((2, 3, 5, 2), 2), case((1, 1, 2, 3), (3, 1)), case((2, 3, 2, 1), (5, 4))
+def _upsample_cases(longest):
+    drawn = ((2, 4, 3, 3), (2, 3)), ((2, 3, 5, 2), 2), ((1, 1, 2, 3), (3, 1)), ((2, 3, 2, 1), (5, 4))
+    return [upsample_case(longest, *shape_and_factor) for shape_and_factor in drawn]
 
 
 def _cross_entropy(kind, reduction, shape=(5, 4), weights=False):
@@ -270,7 +273,7 @@ OPERATIONS = {
         layer_norm: [norm_case((2, 5, 3, 4), 4), norm_case((3, 6), 6, epsilon=0.5)],
         instance_norm: [norm_case((2, 5, 3, 4), 15), norm_case((3, 6, 2), 6, epsilon=0.5)],
         group_norm: [norm_case((2, 5, 3, 6), 45, groups=2), norm_case((3, 8), 4, groups=2, epsilon=0.5)],
-        fixed_batch_norm: [_fixed((2, 5, 3, 4)), _fixed((7, 3), epsilon=9.0)],
+        fixed_batch_norm: [fixed_norm_case((2, 5, 3, 4)), fixed_norm_case((7, 3), epsilon=9.0)],
         l1_penalty: _pointwise((4, 3), kind="apart"),
         entropy_penalty: [Case((Draw((4, 3)),), terms=12)],
         dense: [

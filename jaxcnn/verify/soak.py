@@ -1,9 +1,20 @@
 """Right rules at random geometries: does the verifier ever raise a false alarm? Needs hypothesis."""
 
+import math
 from collections.abc import Callable
 
 from ..errors import InputError
-from .cases import OPERATIONS, Case, Draw, conv_case, pool_case
+from .cases import (
+    OPERATIONS,
+    Case,
+    Draw,
+    conv_case,
+    fixed_norm_case,
+    norm_case,
+    pool_case,
+    transposed_case,
+    upsample_case,
+)
 from .registry import check_problem, problem_of
 from .report import Report
 
@@ -63,9 +74,32 @@ def _cases(st):
         matrix = st.tuples(st.integers(1, 6), st.integers(2, 6))
         return st.tuples(matrix, st.sampled_from(kinds), st.sampled_from(["mean", "sum"])).map(_loss)
 
-    conv, pooled = (st.composite(drawing) for drawing in (_conv, _pooled))
+    conv, transposed, pooled = (st.composite(drawing) for drawing in (_conv, _transposed, _pooled))
+    maps, pair = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), size), st.tuples(size, size)
+
+    def of_maps(case, *others):
+        return st.tuples(maps, *others).map(lambda drawn: case(*drawn))
+
     drawn = {
         "conv2d": conv(st),
+        "conv_transpose2d": transposed(st),
+        "batch_norm": of_maps(lambda shape: norm_case(shape, math.prod(shape[:3]))),
+        "layer_norm": of_maps(lambda shape: norm_case(shape, shape[3])),
+        "instance_norm": of_maps(lambda shape: norm_case(shape, math.prod(shape[1:3]))),
+        "group_norm": of_maps(
+            lambda shape, groups: norm_case((*shape[:3], groups * shape[3]), math.prod(shape[1:]), groups=groups), size
+        ),
+        "fixed_batch_norm": of_maps(fixed_norm_case),
+        "scale": of_maps(lambda shape: Case((Draw(shape), Draw(shape[3:])), terms=math.prod(shape[:3]))),
+        "global_avg_pool2d": of_maps(lambda shape: Case((Draw(shape),), terms=math.prod(shape[1:3]))),
+        "global_max_pool2d": of_maps(lambda shape, kind: Case((Draw(shape, kind),)), st.sampled_from(["apart", "tied"])),
+        "upsample2d_nearest": of_maps(lambda shape, factor: upsample_case(1, shape, factor), pair),
+        "upsample2d_bilinear": of_maps(lambda shape, factor: upsample_case(4, shape, factor), pair),
+        "pad2d": of_maps(lambda shape, *pads: Case((Draw(shape),), {"padding": pads}), pair, pair),
+        "add": of_maps(lambda shape: Case((Draw(shape), Draw(shape)))),
+        "multiply": of_maps(lambda shape: Case((Draw(shape), Draw((*shape[:1], 1, 1, shape[3]))), terms=math.prod(shape))),
+        "leaky_relu": pointwise("apart"),
+        **{name: pointwise("wide") for name in ("elu", "hard_swish", "gelu", "gelu_tanh", "silu", "softplus")},
         "max_pool2d": pooled(st, ["apart", "tied"]),
         "avg_pool2d": pooled(st, ["normal"]),
         "dense": st.tuples(size, size, size, st.booleans()).map(_dense),
@@ -98,6 +132,21 @@ def _conv(draw, st):
     x, weight = (draw(st.integers(1, 3)), *image, groups * inside), (*kernel, inside, groups * outside)
     hyper = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     return conv_case(x, weight, bias=draw(st.booleans()), **hyper)
+
+
+def _transposed(draw, st):
+    size, pair = st.integers(1, 4), st.tuples(st.integers(1, 3), st.integers(1, 3))
+    kernel, stride, dilation = draw(st.tuples(size, size)), draw(pair), draw(pair)
+    groups, inside, outside = draw(st.sampled_from([1, 1, 2, 3])), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    extents = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    pads = tuple((draw(st.integers(0, extent - 1)), 0) for extent in extents)
+    more = tuple(draw(st.integers(0, s - 1)) for s in stride)
+    x, weight = (draw(st.integers(1, 2)), *draw(pair), groups * inside), (*kernel, outside, groups * inside)
+    hyper = {"stride": stride, "padding": pads, "dilation": dilation, "output_padding": more, "groups": groups}
+    try:
+        return transposed_case(x, weight, bias=draw(st.booleans()), **hyper)
+    except InputError:
+        return transposed_case(x, weight, groups=groups)
 
 
 def _pooled(draw, st, kinds):
