@@ -19,7 +19,7 @@ def parts(batch_axis: str | None) -> int:
 
 def total(tree: Any, batch_axis: str | None) -> Any:
     """The sum over the devices, of each array of a tree."""
-    return tree if batch_axis is None else lax.psum(tree, batch_axis)
+    return tree if parts(batch_axis) == 1 else lax.psum(tree, batch_axis)
 
 
 def own_rows(draw, shape: tuple[int, ...], batch_axis: str | None) -> jax.Array:
@@ -30,7 +30,7 @@ def own_rows(draw, shape: tuple[int, ...], batch_axis: str | None) -> jax.Array:
         shape: that of this device's rows.
         batch_axis: of the mesh, or None.
     """
-    if batch_axis is None:
+    if parts(batch_axis) == 1:
         return draw(shape)
     rows, *others = shape
     whole = draw((rows * parts(batch_axis), *others))
