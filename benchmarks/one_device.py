@@ -33,13 +33,16 @@ def row(name: str, count: int) -> dict:
     order = rng.permutation(len(images)).reshape(count, BATCH)
     state = init_state(network, optimizer, jax.random.key(0), model.in_shape)
     plans = {"plain": Plan(), "mesh": Plan(Mesh(np.array(jax.devices()[:1]), ("batch",)))}
-    given = {path: (plan.placed(state), *plan.everywhere((images, labels))) for path, plan in plans.items()}
+    given = {
+        path: (plan.placed(state), plan.everywhere(images), plan.everywhere(labels)) for path, plan in plans.items()
+    }
     seconds: dict[str, list[float]] = {path: [] for path in plans}
     losses = {}
     for _ in range(ROUNDS + 1):
         for path, plan in plans.items():
+            placed, x, t = given[path]
             started = time.perf_counter()
-            _, losses[path], _ = train_steps(network, loss, optimizer, plan, None, *given[path], order, 0, count)
+            _, losses[path], _ = train_steps(network, loss, optimizer, plan, None, placed, x, t, order, 0, count)
             seconds[path].append(time.perf_counter() - started)
     np.testing.assert_array_equal(losses["mesh"], losses["plain"])
     plain, mesh = (np.array(taken[1:]) for taken in seconds.values())  # the first compiles

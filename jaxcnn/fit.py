@@ -175,7 +175,7 @@ def _told(progress):
     return replace(progress, state=at_hand(progress.state))
 
 
-def _steps(specs: tuple[Any, ...], images, labels, batch_size, key):
+def _steps(specs: tuple[Any, Any, Any, Any, Any], images, labels, batch_size, key):
     """`steps(progress, count)`: the progress at most `count` updates later, within an epoch, which may begin now."""
     order = _order(key, len(images), batch_size)
 
@@ -188,7 +188,7 @@ def _steps(specs: tuple[Any, ...], images, labels, batch_size, key):
     return steps
 
 
-def _streamed_steps(specs: tuple[Any, ...], images, labels, batch_size, key):
+def _streamed_steps(specs: tuple[Any, Any, Any, Any, Any], images, labels, batch_size, key):
     """The same for images in the host's memory or files: some batches at a time are brought to the devices.
 
     Where there are several processes each reads its own rows of a batch alone.
@@ -211,8 +211,8 @@ def _streamed_steps(specs: tuple[Any, ...], images, labels, batch_size, key):
             chunk[i] = batch
         running[place[0], done + count] = source
         chosen = np.resize(batches[done : done + count, own], (most, chunk.shape[1]))
-        data = (plan.batches(part, batch_size) for part in (np.asarray(cast(state.params, chunk)), labels[chosen]))
-        return _later(progress, *train_steps(*specs, state, *data, np.arange(most), 0, count))
+        x, t = (plan.batches(part, batch_size) for part in (np.asarray(cast(state.params, chunk)), labels[chosen]))
+        return _later(progress, *train_steps(*specs, state, x, t, np.arange(most), 0, count))
 
     return steps
 

@@ -16,7 +16,7 @@ Loops: reference/losses.py. Tests: tests/test_losses.py.
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -240,7 +240,7 @@ class Loss:
         """The loss and what `backward` needs; plain JAX with no rule attached."""
         return self.op.forward(outputs, *self._arrays(outputs, labels), reduction=self.reduction)
 
-    def backward(self, residuals, dy=1.0) -> jax.Array:
+    def backward(self, residuals, dy: Any = 1.0) -> jax.Array:
         """dE/d(outputs), from which the network's `backward` starts."""
         return self.op.backward(residuals, dy, reduction=self.reduction)[0]
 

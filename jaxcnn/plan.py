@@ -122,14 +122,15 @@ class Plan:
         Rajbhandari et al., *ZeRO* (2020), stage 3. An array is divided along its longest axis of a multiple of the
         number of devices; one that has none is whole on each.
         """
-        assert self.mesh is not None
+        mesh = self.mesh
+        assert mesh is not None
 
         def sharding(leaf):
             fitting = [n if n and n % self.devices == 0 else 0 for n in leaf.shape] if self.sharded else []
-            spec = [None] * len(leaf.shape)
+            spec: list[str | None] = [None] * len(leaf.shape)
             if any(fitting):
                 spec[int(np.argmax(fitting))] = self.batch_axis
-            return NamedSharding(self.mesh, PartitionSpec(*spec))
+            return NamedSharding(mesh, PartitionSpec(*spec))
 
         return jax.tree.map(sharding, state)
 
@@ -147,7 +148,7 @@ class Plan:
 
     def own(self, batch_size: int) -> slice:
         """The rows of a batch that the devices of this process have."""
-        if self.processes == 1:
+        if self.mesh is None or self.processes == 1:
             return slice(0, batch_size)
         each = batch_size // self.devices
         own = [i for i, device in enumerate(self.mesh.devices.flat) if device.process_index == jax.process_index()]
@@ -177,8 +178,9 @@ def plan_of(params: Any) -> Plan:
     """That of parameters that `fit` has placed, to evaluate them with the same devices."""
     for leaf in jax.tree.leaves(params):
         sharding = getattr(leaf, "sharding", None)
-        if isinstance(sharding, NamedSharding) and sharding.mesh.axis_types == (AxisType.Auto,):
-            return Plan(sharding.mesh)
+        mesh = getattr(sharding, "mesh", None)
+        if isinstance(mesh, Mesh) and mesh.axis_types == (AxisType.Auto,):
+            return Plan(mesh)
     return Plan()
 
 
@@ -190,7 +192,7 @@ def at_hand(tree: Any) -> Any:
             return leaf
         if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(own(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
-        if not leaf.is_fully_replicated:
+        if not leaf.is_fully_replicated and isinstance(leaf.sharding, NamedSharding):
             leaf = jax.jit(lambda a: a, out_shardings=NamedSharding(leaf.sharding.mesh, EVERYWHERE))(leaf)
         return jax.numpy.asarray(leaf.addressable_data(0))
 

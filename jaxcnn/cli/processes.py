@@ -35,9 +35,9 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
         host, _, port = coordinator.rpartition(":")
         if not (host and port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
             raise InputError(f"coordinator is {coordinator!r} but must be HOST:PORT, the address of process 0, or auto")
-        for name, value in numbers.items():
-            if value is None:
-                raise InputError(f"coordinator is {coordinator!r} but {name} is missing; it must be given, too")
+        if processes is None or process is None:
+            name = "processes" if processes is None else "process"
+            raise InputError(f"coordinator is {coordinator!r} but {name} is missing; it must be given, too")
         if processes < 1 or not 0 <= process < processes:
             raise InputError(f"process is {process} but must be from 0 to {processes - 1}, one less than processes")
         given = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}

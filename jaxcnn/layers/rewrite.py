@@ -1,6 +1,7 @@
 """Networks rewritten into others that compute the same: with less work, or on several devices."""
 
 import dataclasses
+from typing import Any, cast
 
 from .activation import ReLU
 from .base import Layer, rebuild
@@ -45,8 +46,8 @@ def spread_over(network: Layer, batch_axis: str) -> Layer:
     (BatchNorm(epsilon=1e-05, batch_axis='batch'), Dropout(rate=0.5, batch_axis='batch'))
     """
 
-    def spread(layer):
+    def spread(layer: Layer) -> Layer:
         names = [field.name for field in dataclasses.fields(layer)] if dataclasses.is_dataclass(layer) else []
-        return dataclasses.replace(layer, batch_axis=batch_axis) if "batch_axis" in names else layer
+        return dataclasses.replace(cast(Any, layer), batch_axis=batch_axis) if "batch_axis" in names else layer
 
     return rebuild(network, spread)
