@@ -100,12 +100,6 @@ class Plan:
         # unchecked: that a batch norm's gathered statistics are the same on every device JAX does not see
         return jax.shard_map(function, mesh=self.mesh, in_specs=specs, out_specs=out, check_vma=False)
 
-    def by_rows(self, array: jax.Array) -> jax.Array:
-        """The batch, in a compiled program, each device with its rows."""
-        if self.mesh is None:
-            return array
-        return jax.lax.with_sharding_constraint(array, NamedSharding(self.mesh, PartitionSpec(self.batch_axis)))
-
     def whole(self, array: jax.Array) -> jax.Array:
         """An array in a compiled program, all of it on every device."""
         if self.mesh is None:

@@ -191,7 +191,7 @@ def _step(network, loss, optimizer, plan, state, x, labels, augment=None):
         augmenting, key = jax.random.split(key)
         x = augment(augmenting, x)
     of_batch = plan.over_devices(partial(_of_batch, network, loss, plan), False, True, True, False)
-    grads, metrics, batch = of_batch(state.params, plan.by_rows(x), plan.by_rows(labels), key)
+    grads, metrics, batch = of_batch(state.params, x, labels, key)
     params, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
     statistics = moving_statistics(state.statistics, batch)
     changed = replace(state, params=params, optimizer=optimizer_state, step=state.step + 1, statistics=statistics)

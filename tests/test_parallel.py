@@ -14,6 +14,7 @@ from jaxcnn import (
     SGD,
     Averaged,
     BatchNorm,
+    CombineMaps,
     Conv2d,
     Dense,
     Dropout,
@@ -57,8 +58,9 @@ NORMS = Sequential(
         Dense(5),
     )
 )
+PENALISED = Sequential((Conv2d(4, 3), ReLU(), CombineMaps(5, 3, entropy=0.7), Flatten(), Dense(5)))
 OPTIMIZER = SGD(0.1, momentum=0.9, nesterov=True, weight_decay=1e-3)
-NETWORKS = {"plain": PLAIN, "drawing": DRAWING, "batch norm": NORMS}
+NETWORKS = {"plain": PLAIN, "penalty": PENALISED, "drawing": DRAWING, "batch norm": NORMS}
 
 
 @pytest.fixture
