@@ -10,7 +10,7 @@ measured. With D devices, each with a batch of b images, a step is
 Bandwidth and latency are those inside of a node, or of the network where D is larger. (2) and (3) have the bytes of a
 ring, which crosses each node's border once, and the messages of recursive halving and doubling (Thakur, Rabenseifner &
 Gropp, *Optimization of collective communication operations in MPICH*, 2005); no algorithm sends fewer bytes.
-Tests: tests/benchmarks/test_scale.py.
+Tests: tests/benchmarks/test_predicted.py.
 """
 
 import argparse
