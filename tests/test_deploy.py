@@ -52,7 +52,7 @@ def of_slurm(run):
 
 def of_kubernetes(run):
     (script,) = manifests()[-1]["spec"]["template"]["spec"]["containers"][0]["args"]
-    return script.replace("/work/runs/cifar", str(run)), {"JOB_COMPLETION_INDEX": "3"}
+    return script.replace("/volume/runs/cifar", str(run)), {"JOB_COMPLETION_INDEX": "3"}
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
