@@ -53,7 +53,7 @@ def join(coordinator: str | None, processes: int | None, process: int | None) ->
 
 
 def together(work: Callable[[], T], folder: Callable[[], Path | None]) -> T:
-    """`work()`; where another process is gone this one says so and ends with status 1.
+    """`work()`; where another process is gone, or memory, this one says so and ends with status 1.
 
     Args:
         work: of this process.
@@ -67,7 +67,8 @@ def together(work: Callable[[], T], folder: Callable[[], Path | None]) -> T:
         kept = folder()
         go_on = "" if kept is None else f"; what was kept is whole, go on with: jaxcnn train --resume {kept}"
         reason = " ".join(str(error).split())[:100]
-        say(f"process {jax.process_index()} of {jax.process_count()}: another process is gone ({reason}){go_on}")
+        what = "out of memory" if reason.startswith("RESOURCE_EXHAUSTED") else "another process is gone"
+        say(f"process {jax.process_index()} of {jax.process_count()}: {what} ({reason}){go_on}")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)  # the end of a process waits for the others
