@@ -28,6 +28,7 @@ from .layers.recompute import *
 from .layers.reshape import *
 from .layers.residual import *
 from .layers.rewrite import *
+from .layers.rules import *
 from .layers.scale import *
 from .layers.sequential import *
 from .layers.smooth import *

@@ -5,7 +5,7 @@ Tests: tests/test_fit.py.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from .data.stream import Streamed
 from .errors import InputError
 from .layers.base import Layer
+from .layers.rules import with_rules
 from .losses import Loss
 from .plan import Plan, at_hand
 from .progress import Progress, StoppingRules, best_epoch
@@ -62,6 +63,7 @@ def fit(
     sharded: bool = False,
     accumulate: int = 1,
     precision: str = "full",
+    rules: Mapping[Any, Callable] | None = None,
     resume: Progress | None = None,
     on_steps: Callable[[Progress], None] = lambda progress: None,
     on_epoch: Callable[[Progress], None] = lambda progress: None,
@@ -89,6 +91,7 @@ def fit(
         accumulate: a batch is computed in so many parts, one after another, in less memory; see `gradients`.
         precision: "full", or "mixed": forward and backward in bfloat16, while the parameters, their update, the loss
             and the statistics of batch norms keep the state's dtype.
+        rules: another way back of some layers, see `with_rules`.
         resume: where an earlier `fit` with these arguments stood: training goes on there, not with `state`. Its
             finished epochs count among `epochs`.
         on_steps: called with the progress after every piece of an epoch.
@@ -114,8 +117,9 @@ def fit(
     """
     refuse_traced("fit", state, images, labels, validation)
     check_specs(network, loss, optimizer, state)
+    network = with_rules(network, rules or {})
     plan = Plan(mesh, sharded, accumulate, precision)
-    rules = StoppingRules(epochs, target_error, patience)
+    stopping = StoppingRules(epochs, target_error, patience)
     if patience is not None and validation is None:
         raise InputError(f"fit: patience is {patience} but validation is None; it must be images and labels")
     images, labels = check_samples(network, loss, images, in_host_memory(labels))
@@ -138,7 +142,7 @@ def fit(
     steps = make((network, loss, optimizer, plan, augment), *data, int(batch_size), progress.state.key)
     each = max(is_label(loss, labels).sum() / len(labels), 1 / len(labels))  # labels of a sample, in the mean
     count, earlier = 1, progress
-    while not rules.hold(progress.history):
+    while not stopping.hold(progress.history):
         while len(progress.losses) < len(data[0]) // batch_size:
             before, started = progress, time.perf_counter()
             progress = steps(before, count)

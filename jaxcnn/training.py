@@ -22,6 +22,7 @@ from .kernels import compiler_options
 from .layers.activation import softmax
 from .layers.base import Layer, Params, Shape
 from .layers.rewrite import relu_after_pool, spread_over
+from .layers.rules import with_rules
 from .layers.statistics import Statistics, init_statistics, merged, moving_statistics, pooled_statistics
 from .losses import Loss
 from .plan import Plan, plan_of
@@ -235,7 +236,7 @@ def refuse_traced(name: str, *trees) -> None:
         raise InputError(f"{name}: is called inside of jit, scan, grad or vmap but must be called outside of them")
 
 
-def train_step(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainState, x, labels):
+def train_step(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainState, x, labels, *, rules=None):
     """One update (1), compiled with `compiler_options()`; inside of `jit`, `scan`, `grad` or `vmap` a part of that.
 
     Args:
@@ -244,6 +245,7 @@ def train_step(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainSta
         x: (B, ...), a batch; it is cast to the parameters' dtype, not scaled.
         labels: (B,) integers below the number of outputs; (B, H, W) where the outputs are maps (B, H, W, K). Where they
             are traced, or on another device than a CPU, and out of range, the loss is NaN.
+        rules: of `with_rules`: another way back of some layers.
 
     Returns:
         `(state, metrics)`: "loss" is the batch's mean loss and the network's penalty, before the update, "correct" how
@@ -253,11 +255,14 @@ def train_step(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainSta
         InputError: an argument does not fit the others.
     """
     check_specs(network, loss, optimizer, state)
+    network = with_rules(network, rules or {})
     x, labels = check_samples(network, loss, x, labels, "x")
     return _run(_step, (0, 1, 2, 3), network, loss, optimizer, Plan(), state, cast(state.params, x), labels)
 
 
-def train_epoch(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainState, images, labels, batch_size: int):
+def train_epoch(
+    network: Layer, loss: Loss, optimizer: Optimizer, state: TrainState, images, labels, batch_size: int, *, rules=None
+):
     """One epoch as one compiled scan over shuffled batches, with the data on the device.
 
     The remainder of len(images) / batch_size is left out, other samples in every epoch. Inside of `jit`, `scan`, `grad`
@@ -269,6 +274,7 @@ def train_epoch(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainSt
         images: (N, ...); they are cast to the parameters' dtype.
         labels: (N,) integers below the number of outputs, or a map of them for each image, see `train_step`.
         batch_size: samples per update; static.
+        rules: of `with_rules`: another way back of some layers.
 
     Returns:
         `(state, metrics)`: the metrics of every step, arrays (N // batch_size,).
@@ -277,6 +283,7 @@ def train_epoch(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainSt
         InputError: an argument does not fit the others; the batch size is not between 1 and N.
     """
     check_specs(network, loss, optimizer, state)
+    network = with_rules(network, rules or {})
     images, labels = check_samples(network, loss, images, labels)
     check_batch_size(batch_size, len(images))
     arrays = cast(state.params, images), jnp.asarray(labels)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ..errors import InputError, check_shape, shown
+from ..meshes import in_mesh
 from ..operation import Operation, operation_of
 
 __all__ = ["LAYERS", "Layer", "OperationLayer", "rebuild", "walk"]
@@ -81,6 +82,11 @@ class Layer:
         dx, grads, _ = self.backward_with_deltas(residuals, dy)
         return dx, grads
 
+    @property
+    def kind(self) -> str:
+        """The name of its class, by which a `Sequential` names it."""
+        return type(self).__name__
+
     def children(self) -> dict[str, "Layer"]:
         """The layers inside this one by name: its fields that are layers."""
         fields = {name: getattr(self, name) for name in getattr(self, "__dataclass_fields__", {})}
@@ -89,6 +95,11 @@ class Layer:
     def with_children(self, children: dict[str, "Layer"]) -> "Layer":
         """The same layer with others inside, by the names of `children`."""
         return dataclasses.replace(cast(Any, self), **children)
+
+    def rebuilt(self, change: Callable[["Layer"], "Layer"]) -> "Layer":
+        """See `rebuild`."""
+        children = {name: child.rebuilt(change) for name, child in self.children().items()}
+        return change(self.with_children(children) if children else self)
 
     def backward_with_deltas(
         self, residuals: Residuals, dy: jax.Array
@@ -155,13 +166,32 @@ def _inside(tree, name, path):
 def rebuild(layer: Layer, change: Callable[[Layer], Layer]) -> Layer:
     """The layer with every layer in it, the innermost first, and at last itself, replaced by what `change` gives.
 
+    Of a layer with another rule, from `with_rules`, it is the layer under the rule.
+
     >>> from jaxcnn import Conv2d, Dense, Sequential
     >>> network = Sequential((Conv2d(4, 3), Conv2d(8, 3)))
     >>> rebuild(network, lambda layer: Conv2d(1, 3) if layer == Conv2d(4, 3) else layer).layers[0].out_channels
     1
     """
-    children = {name: rebuild(child, change) for name, child in layer.children().items()}
-    return change(layer.with_children(children) if children else layer)
+    return layer.rebuilt(change)
+
+
+def differentiated_by_rule(layer: Layer, params: Params, x: jax.Array, *, train: bool, key: jax.Array | None):
+    """The output, its derivative `layer.backward`, for the `apply` of a layer whose parts have other rules."""
+
+    @jax.custom_vjp
+    def value(x, params, key):
+        return layer.forward(params, x, train=train, key=key)[0]
+
+    def forward(x, params, key):
+        return layer.forward(params, x, train=train, key=key)
+
+    def backward(residuals, dy):
+        dx, grads = layer.backward(residuals, dy)
+        return dx, grads, None
+
+    value.defvjp(forward, backward)
+    return in_mesh(f"{layer.kind}: x", value, x, params, key)
 
 
 def parameter(layer: Layer, params: Params, name: str) -> jax.Array:

@@ -18,9 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from ..errors import InputError, shown
-from ..meshes import in_mesh
 from ..operation import Static
-from .base import Layer, Residuals, parameters_of, without_empty
+from .base import Layer, Residuals, differentiated_by_rule, parameters_of, without_empty
 
 __all__ = ["Recompute"]
 
@@ -50,19 +49,7 @@ class Recompute(Layer):
         return without_empty({"body": self.body.init(key, in_shape)})
 
     def apply(self, params, x, *, train=False, key=None):
-        @jax.custom_vjp
-        def value(x, params, key):
-            return self.body.apply(parameters_of("body", params), x, train=train, key=key)
-
-        def forward(x, params, key):
-            return self.forward(params, x, train=train, key=key)
-
-        def backward(residuals, dy):
-            dx, grads = self.backward(residuals, dy)
-            return dx, grads, None
-
-        value.defvjp(forward, backward)
-        return in_mesh("Recompute: x", value, x, params, key)
+        return differentiated_by_rule(self, params, x, train=train, key=key)
 
     def forward(self, params, x, *, train=False, key=None):
         residuals = {"params": parameters_of("body", params), "x": x, "key": key, "train": Static(train)}

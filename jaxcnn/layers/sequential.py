@@ -46,7 +46,7 @@ class Listed(Layer, abstract=True):
     @property
     def names(self) -> tuple[str, ...]:
         """The layers' names, in order."""
-        kinds = [type(layer).__name__.lower().removesuffix("2d") for layer in self.layers]
+        kinds = [layer.kind.lower().removesuffix("2d") for layer in self.layers]
         return tuple(f"{kind}{kinds[: i + 1].count(kind)}" for i, kind in enumerate(kinds))
 
     def children(self):
