@@ -216,8 +216,8 @@ def _compiled(function, static_argnums):
     return jax.jit(function, static_argnums=static_argnums, compiler_options=compiler_options())
 
 
-def _run(function, static_argnums, *args):
-    """`function` compiled; inside of another program, where options are refused, a part of that."""
+def run_compiled(function, static_argnums, *args):
+    """`function` compiled and kept; inside of another program, where options are refused, a part of that."""
     inside = bool(compiler_options()) and is_traced(args)
     return (function if inside else _compiled(function, static_argnums))(*args)
 
@@ -257,7 +257,7 @@ def train_step(network: Layer, loss: Loss, optimizer: Optimizer, state: TrainSta
     check_specs(network, loss, optimizer, state)
     network = with_rules(network, rules or {})
     x, labels = check_samples(network, loss, x, labels, "x")
-    return _run(_step, (0, 1, 2, 3), network, loss, optimizer, Plan(), state, cast(state.params, x), labels)
+    return run_compiled(_step, (0, 1, 2, 3), network, loss, optimizer, Plan(), state, cast(state.params, x), labels)
 
 
 def train_epoch(
@@ -287,7 +287,7 @@ def train_epoch(
     images, labels = check_samples(network, loss, images, labels)
     check_batch_size(batch_size, len(images))
     arrays = cast(state.params, images), jnp.asarray(labels)
-    return _run(_epoch, (0, 1, 2, 6), network, loss, optimizer, state, *arrays, int(batch_size))
+    return run_compiled(_epoch, (0, 1, 2, 6), network, loss, optimizer, state, *arrays, int(batch_size))
 
 
 def _epoch(network, loss, optimizer, state, images, labels, batch_size):
@@ -472,6 +472,14 @@ def _numbers(value, name):
     if not numbers or array.ndim < 1:
         raise InputError(f"{name} has shape {array.shape} and type {array.dtype} but must be numbers, (samples, ...)")
     return array
+
+
+def checked_batch(network: Layer, loss: Loss, params: Params, x, labels) -> tuple[jax.Array, Any]:
+    """A batch x, of the parameters' dtype, and its labels; refused unless they fit the network."""
+    check_layer(network)
+    check_loss(loss)
+    x, labels = check_samples(network, loss, x, labels, "x")
+    return cast(params, x), labels
 
 
 def check_samples(network: Layer, loss: Loss, images, labels, name: str = "images"):

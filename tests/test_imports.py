@@ -20,7 +20,7 @@ LEVELS = [
     {"operation", "geometry", "initializers", "sgd", "spread", "data", "kernels"},
     {"layers", "losses"},
     {"plan", "training"},
-    {"fit", "progress", "recovery", "inspect"},
+    {"fit", "progress", "recovery", "inspect", "measure"},
     {"recipe", "store"},
     {"zoo", "verify"},
     {"experiment", "saved"},

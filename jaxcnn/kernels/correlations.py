@@ -62,6 +62,15 @@ def kernel_gradient(
     return dweight, dbias[0] if bias else None
 
 
+def kernel_gradient_and_squares(
+    x: jax.Array, dy: jax.Array, window: Window, groups: int, *, bias: bool
+) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+    """(3), and the square of the norm of each sample's own gradient (N,)."""
+    dweight, dbias = kernel_gradient(x, dy, window, groups, bias=bias)
+    each = jax.vmap(lambda x, dy: kernel_gradient(x[None], dy[None], window, groups, bias=bias))(x, dy)
+    return dweight, dbias, sum((g.reshape(len(g), -1) ** 2).sum(axis=1) for g in jax.tree.leaves(each))
+
+
 def _correlate_elsewhere(x, weight, *bias, window, groups):
     y = lax.conv_general_dilated(
         x,

@@ -8,7 +8,7 @@ Rules that are known by a name stand in `jaxcnn.change`. Tests: tests/layers/tes
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -27,12 +27,14 @@ class LayerContext(NamedTuple):
         x: what went in.
         y: what came out.
         key: the layer's key in this pass, or None.
+        train: whether this is training.
     """
 
     name: str
     x: jax.Array
     y: jax.Array
     key: jax.Array | None
+    train: bool
 
 
 Rule = Callable[[Layer, Params, Residuals, jax.Array, LayerContext], tuple[jax.Array, Params]]
@@ -137,6 +139,7 @@ class Kept:
     x: jax.Array
     y: jax.Array
     key: jax.Array | None
+    train: bool = field(metadata={"static": True})
 
 
 @dataclass(frozen=True)
@@ -159,12 +162,12 @@ class Ruled(Layer, abstract=True):
 
     def forward(self, params, x, *, train=False, key=None):
         y, residuals = self.layer.forward(params, x, train=train, key=key)
-        return y, Kept(residuals, params, x, y, key)  # (1)
+        return y, Kept(residuals, params, x, y, key, train)  # (1)
 
     def backward(self, residuals, dy):
-        context = LayerContext(self.name, residuals.x, residuals.y, residuals.key)
-        dx, grads = self.rule(self.layer, residuals.params, residuals.residuals, dy, context)  # (2)
-        return dx, grads
+        kept = residuals
+        context = LayerContext(self.name, kept.x, kept.y, kept.key, kept.train)
+        return self.rule(self.layer, kept.params, kept.residuals, dy, context)  # (2)
 
     def children(self):
         return self.layer.children()
