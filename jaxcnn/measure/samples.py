@@ -258,7 +258,7 @@ def _squares(layer, params, residuals, dy, context):
     if type(layer) is Dense:
         return grads, _square(dy) * (_square(x) + layer.bias)
     _, squares = _through_samples(lambda _, each: (None, _square_of_tree(each)), None, layer, params, dy, context)
-    return grads, squares.ravel()
+    return grads, squares.reshape(-1)
 
 
 def _through_samples(step, start, layer, params, dy, context):
