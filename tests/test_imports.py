@@ -24,7 +24,7 @@ LEVELS = [
     {"recipe", "store"},
     {"zoo", "verify"},
     {"experiment", "saved"},
-    {"recorder", "tensorboard"},
+    {"recorder", "tensorboard", "measuring"},
     {"cli", "__main__"},
 ]
 

@@ -68,10 +68,14 @@ class Printed(Observer):
 
     def on_epoch(self, experiment, progress, found):
         metrics, epochs = progress.history[-1], experiment.recipe.epochs
+        self.held = ""
         line = f"epoch {metrics['epoch']:3}  loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:6.2%}"
         if experiment.validation:
             line += f"  held out: loss {metrics['validation_loss']:.4f}  {metrics['validation_accuracy']:6.2%}"
             self.held = f"  held out {metrics['validation_accuracy']:.2%}"
+        if "noise_trace" in metrics:
+            noise = f"  noise scale {metrics['noise_scale']:,.0f}" if "noise_scale" in metrics else "  no noise scale"
+            line, self.held = line + noise, self.held + noise
         due = metrics["epoch"] % max(1, epochs // 10) == 0 or time.monotonic() - self.line > MINUTE
         if not self.console.is_terminal and due:
             self._say(line)

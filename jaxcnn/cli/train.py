@@ -8,6 +8,7 @@ import typer
 from ..errors import InputError
 from ..experiment import Observer, Result, WrongGradient, run
 from ..plan import PRECISIONS
+from ..measuring import MEASURES, Measuring
 from ..recipe import DTYPES, LOSSES, OPTIMIZERS, SCHEDULES, Recipe
 from ..recorder import Recorder
 from ..recovery import NonFiniteLoss
@@ -231,6 +232,14 @@ def train_command(
             show_default=False,
         ),
     ] = 0,
+    measure: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Add to the log after each epoch, by commas: {', '.join(MEASURES)}.",
+            autocompletion=starting(MEASURES),
+            rich_help_panel=KEPT,
+        ),
+    ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write event files for TensorBoard.", rich_help_panel=KEPT)
     ] = False,
@@ -256,6 +265,8 @@ def train_command(
     * jaxcnn train --resume runs/digits-0001 --epochs 100
 
     * jaxcnn train --data FOLDER --devices 8 --precision mixed
+
+    * jaxcnn train --measure noise_scale
     """
     options = {
         "data": data, "model": model, "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
@@ -273,7 +284,8 @@ def train_command(
         return
     kept = Recorder(out, resume=resume, save_every=save_every, keep=keep)
     printed = Printed(to_console(as_json, quiet))
-    observers = [kept, printed, *([TensorBoard(kept)] if tensorboard else [])]
+    measuring = Measuring(*filter(None, (measure or "").split(",")))
+    observers = [measuring, kept, printed, *([TensorBoard(kept)] if tensorboard else [])]
     result = _result(recipe, kept, printed, observers, as_json)
     printed.show(result, kept.folder)
     if as_json:

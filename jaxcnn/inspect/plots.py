@@ -19,10 +19,14 @@ MAPS = 3  # maps of each layer in the picture of a flow
 
 
 def curves(history: list[dict[str, Any]], title: str = "") -> bytes:
-    """Loss and error rate over the epochs, on the training images and on those that it was measured on beside them."""
+    """Loss and error rate over the epochs, on the training images and on those that it was measured on beside them.
+
+    And the noise scale, where it was measured.
+    """
     marker = "o" if len(history) <= FEW else None
-    figure = _figure(title, figsize=(10, 4))
-    left, right = figure.subplots(1, 2)
+    noise = [(epoch["epoch"], epoch["noise_scale"]) for epoch in history if "noise_scale" in epoch]
+    figure = _figure(title, figsize=(15 if noise else 10, 4))
+    left, right, *more = figure.subplots(1, 3 if noise else 2)
     for prefix, label in (("", "training"), ("validation_", "validation"), ("test_", "test")):
         there = [epoch for epoch in history if f"{prefix}loss" in epoch]
         epochs = [epoch["epoch"] for epoch in there]
@@ -32,7 +36,10 @@ def curves(history: list[dict[str, Any]], title: str = "") -> bytes:
             right.plot(epochs, errors, label=label, marker=marker)
     left.set(title="Loss", xlabel="epoch", ylabel="mean loss")
     right.set(title="Error", xlabel="epoch", ylabel="misclassified (%)", ylim=(0, None))
-    for axes in (left, right):
+    for axes in more:
+        axes.semilogy(*zip(*noise, strict=True), label="tr S / |G|^2", marker=marker)
+        axes.set(title="Noise scale", xlabel="epoch", ylabel="samples")
+    for axes in (left, right, *more):
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         axes.legend()
