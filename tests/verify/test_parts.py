@@ -114,7 +114,7 @@ def test_reduction_lengths_are_counted(rng):
 def test_a_large_map_is_shown_in_blocks():
     error = np.zeros((200, 300))
     error[123, 45] = 0.5
-    text = html._map("x", "autodiff", error, np.zeros_like(error), 1.0)
+    text = html._map("error", "x", "autodiff", error, np.zeros_like(error), 1.0)
     assert "Each cell is the worst of 4 x 4 entries" in text
     assert "(120, 44): 5.0e-01" in text
 
