@@ -105,7 +105,7 @@ class Context:
         """A line of the report."""
         return Check(self.name, oracle, self.case, argument, error, allowed, **more)
 
-    def compared(self, line: Check, found: Sequence, **counted: Any) -> Check:
+    def compared(self, line: Check, found: Sequence | np.ndarray, **counted: Any) -> Check:
         """The line; of a changed rule one that agrees or differs, unless what was `found` is not finite."""
         if self.expect == "right" or not all(np.isfinite(g).all() for g in found):
             return line

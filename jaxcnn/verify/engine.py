@@ -138,7 +138,9 @@ def check(
         context = Context.of(problem, name, case, others or {}, kinks, terms, seed, expect)
         facts = _facts(context) | {"oracles": ", ".join(_oracle_names(problem, differences, reference, others))}
         if expect == "changed":
-            facts["expect"] = "changed: told, not judged; in other dtypes beside the same rule in float64"
+            facts["expect"] = (
+                "changed: a difference from the gradient is told, not judged; other dtypes beside the rule in float64"
+            )
         checks, runs = check_structure(context)
         if not runs:
             return Report(tuple(checks), facts, expect=expect)

@@ -126,6 +126,7 @@ def test_the_plugin_shows_the_table_in_place_of_a_traceback(tmp_path):
         "f = jax.custom_vjp(lambda x: x * x)\n"
         "f.defvjp(lambda x: (x * x, x), lambda x, dy: (x * dy,))\n"
         "def test_wrong(check_rule):\n    check_rule(f, np.ones(2), dtypes=('float64',))\n"
+        "def test_changed(check_rule):\n    check_rule(f, np.ones(2), dtypes=('float64',), expect='changed')\n"
     )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
@@ -135,6 +136,7 @@ def test_the_plugin_shows_the_table_in_place_of_a_traceback(tmp_path):
     assert "test_rule.py::test_wrong: the backward rule is wrong" in done.stdout
     assert "scaled by 1/2" in done.stdout
     assert "Traceback" not in done.stdout
+    assert "1 failed, 1 passed" in done.stdout
 
 
 def test_the_soak_finds_no_false_alarm_and_can_find_one(monkeypatch):
