@@ -12,7 +12,7 @@ from .report import COLUMNS, Check, Report
 CELL = 14
 LARGEST = 4096  # entries of one map; larger arrays are shown in blocks, each by its worst entry
 COLOURS = {"ok": "#1a7f37", "FAILED": "#cf222e", "not checked": "#9a6700"}
-OF_CHANGE = COLOURS | {"ok": "#59636e", "agrees": "#59636e", "differs": "#0969da"}  # nothing of it is green
+CHANGED_COLOURS = COLOURS | {"ok": "#59636e", "agrees": "#59636e", "differs": "#0969da"}  # nothing of it is green
 
 
 def page(report: Report) -> str:
@@ -21,7 +21,7 @@ def page(report: Report) -> str:
     >>> page(Report((), {"rule": "f(x)"})).startswith("<!doctype html>")
     True
     """
-    colours = COLOURS if report.expect == "right" else OF_CHANGE
+    colours = COLOURS if report.expect == "right" else CHANGED_COLOURS
     otherwise = "not checked" if report.expect == "right" else "differs"
     colour = colours["FAILED" if report.failed else "ok" if report.passed else otherwise]
     head = "".join(f"<th>{column}</th>" for column in (*COLUMNS, ""))
