@@ -50,7 +50,7 @@ class Context:
         convention: str | None,
         terms: int | None,
         seed: int,
-        expect: str,
+        expect: str = "right",
     ) -> "Context":
         """Call f abstractly, and compile nothing yet.
 
