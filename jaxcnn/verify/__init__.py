@@ -3,11 +3,12 @@
 from .cases import OPERATIONS, find_operation
 from .engine import check_rule
 from .registry import check_network, check_operations, chosen_cases
-from .report import Check, Report, rows, table
+from .report import Check, Comparison, Report, rows, table
 
 __all__ = [
     "OPERATIONS",
     "Check",
+    "Comparison",
     "Report",
     "check_network",
     "check_operations",

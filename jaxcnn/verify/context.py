@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,8 +13,9 @@ import numpy as np
 from ..errors import InputError
 from ..kernels import quick_jit
 from .differences import Prober
+from .explain import of_change
 from .problem import Problem
-from .report import Check
+from .report import Check, Comparison
 from .tolerances import rounding_terms, tolerance
 
 
@@ -31,6 +32,7 @@ class Context:
     case: str
     convention: str | None  # at kinks
     seed: int
+    expect: str  # "right" or "changed"
     outputs: Sequence[jax.ShapeDtypeStruct]  # the floating-point ones
     dtype: np.dtype  # of the comparisons: float64 unless f returns less
     given_terms: int | None
@@ -48,6 +50,7 @@ class Context:
         convention: str | None,
         terms: int | None,
         seed: int,
+        expect: str = "right",
     ) -> "Context":
         """Call f abstractly, and compile nothing yet.
 
@@ -75,7 +78,7 @@ class Context:
             # jaxlib 0.10.2's simplifier ends the process at some derivatives of plain convolutions: docs/others.md
             truth = quick_jit(problem.pullback(problem.plain), xla_disable_hlo_passes="algsimp")
         prober = Prober(problem.value, lambda values: rule(values, zeros)[0])
-        return Context(problem, name, case, convention, seed, outputs, dtype, terms, rule, truth, prober)
+        return Context(problem, name, case, convention, seed, expect, outputs, dtype, terms, rule, truth, prober)
 
     @cached_property
     def terms(self) -> int:
@@ -101,6 +104,13 @@ class Context:
     def check(self, oracle: str, argument="", error=0.0, allowed=0.0, **more: Any) -> Check:
         """A line of the report."""
         return Check(self.name, oracle, self.case, argument, error, allowed, **more)
+
+    def compared(self, line: Check, found: Sequence | np.ndarray, **counted: Any) -> Check:
+        """The line; of a changed rule one that agrees or differs, unless what was `found` is not finite."""
+        if self.expect == "right" or not all(np.isfinite(g).all() for g in found):
+            return line
+        told = Comparison(**vars(line) | counted)
+        return replace(told, note="; ".join(filter(None, [told.extent, of_change(line.note)])))
 
 
 def _check_plain(problem, outputs, what):

@@ -7,6 +7,7 @@ differences see values alone. Products have the highest precision: by default a 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ from .transformations import check_transformations
 
 CHECKED_DTYPES = ("float64", "float32", "bfloat16")
 TRANSFORMATIONS = ("jit", "vmap", "scan", "grad of grad")
+EXPECTED = ("right", "changed")
 CONVENTIONS = ("autodiff", "reference", "left", "right", "mean")
 
 
@@ -38,6 +40,7 @@ def check_rule(
     dtypes: Sequence[str] = CHECKED_DTYPES,
     thorough: bool = False,
     seed: int = 0,
+    expect: str = "right",
 ) -> Report:
     """Check the reverse-mode rule of f, a `jax.custom_vjp` or any other, at these arguments.
 
@@ -45,6 +48,11 @@ def check_rule(
     `reference`; then in the other dtypes with the truth in float64, within what rounding explains. Its structure, its
     linearity in dy and its behaviour under jit, vmap, scan and a second differentiation are checked, too.
     The caller's `jax_enable_x64` is left as it was.
+
+    A rule that is no derivative on purpose, such as a straight-through estimator, is `expect="changed"`: the report
+    says where it agrees with the gradient and where it differs, and never that it passed. Linearity is told, a second
+    derivative is not asked for, and the other dtypes are compared with the rule itself in float64. It fails where it
+    cannot be run, has other shapes or dtypes, is not finite, or does another thing in a transformation.
 
     Args:
         f: `f(*args)`, any tree of arrays; bind what is static with `functools.partial`.
@@ -57,6 +65,7 @@ def check_rule(
         dtypes: of the checks, "float64" first.
         thorough: the transformations in float32, too, and four draws of the arguments in place of one.
         seed: of the cotangents and everything else that is random.
+        expect: "right", or "changed" for a rule that is another than the gradient on purpose.
 
     Raises:
         InputError: an argument does not fit, or f cannot be called with `args`.
@@ -68,7 +77,11 @@ def check_rule(
     >>> report = check_rule(square, np.array([1.0, -2.0, 0.5]), plain=lambda x: x * x)
     >>> report.failed, report.checks[3].note
     (True, 'scaled by 1/2')
+    >>> check_rule(square, np.array([1.0, -2.0, 0.5]), plain=lambda x: x * x, expect="changed").verdict
+    'changed: dx differs from the true gradient in 3 of 3 entries (cosine 1.00)'
     """
+    if expect not in EXPECTED:
+        raise InputError(f"check_rule: expect is {expect!r} but must be one of {', '.join(EXPECTED)}")
     if kinks is not None and kinks not in CONVENTIONS:
         raise InputError(f"check_rule: kinks is {kinks!r} but must be one of {', '.join(CONVENTIONS)}")
     for needed, given in (("autodiff", plain), ("reference", reference)):
@@ -87,9 +100,10 @@ def check_rule(
         reference=reference,
         kinks=kinks,
         dtypes=dtypes,
-        transformations=TRANSFORMATIONS,
+        transformations=TRANSFORMATIONS if expect == "right" else TRANSFORMATIONS[:-1],
         thorough=thorough,
         seed=seed,
+        expect=expect,
     )
 
 
@@ -107,24 +121,29 @@ def check(
     transformations: Sequence[str] = (),
     thorough: bool = False,
     seed: int = 0,
+    expect: str = "right",
 ) -> Report:
     """`check_rule` with everything to choose.
 
     Args:
         problem: the function and its arguments.
         name, case: the report's words for them.
-        reference, kinks, dtypes, thorough, seed: see `check_rule`.
+        reference, kinks, dtypes, thorough, seed, expect: see `check_rule`.
         others: more oracles by name, `(values, dys) -> gradients`.
         differences: whether to take finite differences.
         terms: products in the longest sum; counted in the traced rule unless given.
         transformations: among "jit", "vmap", "scan", "grad of grad".
     """
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
-        context = Context.of(problem, name, case, others or {}, kinks, terms, seed)
+        context = Context.of(problem, name, case, others or {}, kinks, terms, seed, expect)
         facts = _facts(context) | {"oracles": ", ".join(_oracle_names(problem, differences, reference, others))}
+        if expect == "changed":
+            facts["expect"] = (
+                "changed: a difference from the gradient is told, not judged; other dtypes beside the rule in float64"
+            )
         checks, runs = check_structure(context)
         if not runs:
-            return Report(tuple(checks), facts)
+            return Report(tuple(checks), facts, expect=expect)
         if terms is None:
             facts["residuals"] = residuals(context)
         confirmed = True
@@ -132,13 +151,15 @@ def check(
             found, right = _at_draw(context, draw, reference, differences)
             checks, confirmed = checks + found, confirmed and right
         checks += check_transformations(context, transformations, np.float64)
+        # a changed rule is the truth of its own in other dtypes
+        own, confirmed = (context, confirmed) if expect == "right" else (replace(context, truth=None), True)
         for dtype in dtypes:
             if dtype != "float64":
-                checks += check_precision(context, jnp.dtype(dtype), confirmed)
+                checks += check_precision(own, jnp.dtype(dtype), confirmed)
         if thorough and "float32" in dtypes:
             once = [name for name in transformations if name != "grad of grad"]
             checks += check_transformations(context, once, np.float32)
-        return Report(tuple(checks), facts, context.arrays)
+        return Report(tuple(checks), facts, context.arrays, expect)
 
 
 def _at_draw(context, draw, reference, differences) -> tuple[list[Check], bool]:

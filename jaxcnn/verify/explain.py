@@ -2,11 +2,23 @@
 
 import itertools
 import math
+import re
 
 import jax.numpy as jnp
 import numpy as np
 
 CLOSE = 1e-6
+OF_CHANGE = {  # in a rule that is another on purpose nothing is wrong, and nothing must be
+    r"[;:]? ?wrong in \d+ of \d+ entries": "",  # said apart
+    "wrong only": "only",
+    ": the sign is wrong": "",
+    "the right values in wrong places": "the gradient's values in other places",
+    "^must be zero": "not zero, as the gradient is",
+    "not zero where it must be": "not zero where the gradient is",
+    "zero where it must not be": "zero where the gradient is not",
+    ", which it must not be": "",
+    "; must be that": "; not that",
+}
 
 
 def explain(found, truth, x, dys, kinks=None, tolerance: float = 1e-8) -> str:
@@ -62,6 +74,17 @@ def explain(found, truth, x, dys, kinks=None, tolerance: float = 1e-8) -> str:
         return f"scaled by {_number(slope, found, dys)}"
     pattern = (_moved(found, truth, same) if several else "") or _summed(found, truth, dys, same)
     return pattern or _where(found, truth, wrong, x, kinks)
+
+
+def of_change(note: str) -> str:
+    """The same sentence about a rule that was changed on purpose.
+
+    >>> of_change("wrong only where the input is negative; wrong in 3 of 7 entries")
+    'only where the input is negative'
+    """
+    for judged, told in OF_CHANGE.items():
+        note = re.sub(judged, told, note)
+    return note
 
 
 def _number(slope, found, dys):

@@ -12,6 +12,7 @@ from .report import COLUMNS, Check, Report
 CELL = 14
 LARGEST = 4096  # entries of one map; larger arrays are shown in blocks, each by its worst entry
 COLOURS = {"ok": "#1a7f37", "FAILED": "#cf222e", "not checked": "#9a6700"}
+CHANGED_COLOURS = COLOURS | {"ok": "#59636e", "agrees": "#59636e", "differs": "#0969da"}  # nothing of it is green
 
 
 def page(report: Report) -> str:
@@ -20,10 +21,13 @@ def page(report: Report) -> str:
     >>> page(Report((), {"rule": "f(x)"})).startswith("<!doctype html>")
     True
     """
-    colour = COLOURS["FAILED" if report.failed else "ok" if report.passed else "not checked"]
+    colours = COLOURS if report.expect == "right" else CHANGED_COLOURS
+    otherwise = "not checked" if report.expect == "right" else "differs"
+    colour = colours["FAILED" if report.failed else "ok" if report.passed else otherwise]
     head = "".join(f"<th>{column}</th>" for column in (*COLUMNS, ""))
-    rows = "".join(_row(check) for check in report.checks)
-    maps = "".join(_map(name, oracle, *arrays) for (name, oracle), arrays in report.arrays.items())
+    rows = "".join(_row(check, colours) for check in report.checks)
+    what = "error" if report.expect == "right" else "difference"
+    maps = "".join(_map(what, name, oracle, *arrays) for (name, oracle), arrays in report.arrays.items())
     body = (
         f'<p style="color:{colour}"><strong>{escape(report.verdict)}</strong></p>{fact_list(report.facts)}'
         f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{maps}"
@@ -31,13 +35,13 @@ def page(report: Report) -> str:
     return document(str(report.facts.get("rule", "a backward rule")), body)
 
 
-def _row(c: Check):
+def _row(c: Check, colours):
     body = "".join(f'<td class="n">{escape(cell)}</td>' for cell in c.cells[:-1])
-    verdict = f'<td class="n" style="color:{COLOURS[c.verdict]}">{c.verdict}</td>'
+    verdict = f'<td class="n" style="color:{colours[c.verdict]}">{c.verdict}</td>'
     return f"<tr>{body}{verdict}<td>{escape(c.reason or c.note)}</td></tr>"
 
 
-def _map(name, oracle, found, truth, scale):
+def _map(what, name, oracle, found, truth, scale):
     """The relative error of every entry on a logarithmic scale; the last two axes are an image's rows and columns."""
     title = f"<h2>{escape(name)} against {escape(oracle)}</h2>"
     if found.shape != truth.shape or not found.size:
@@ -56,7 +60,7 @@ def _map(name, oracle, found, truth, scale):
     legend = "".join(
         f'<span style="background:{_colour(10.0**e)};padding:.1rem .5rem">1e{e}</span>' for e in range(-16, 1, 4)
     )
-    words = "The error of each entry over the largest entry of the gradient"
+    words = f"The {what} of each entry over the largest entry of the gradient"
     return f"{title}<p>{words}; largest {error.max():.1e}.{blocks}{left_out} {legend}</p>{drawn}"
 
 

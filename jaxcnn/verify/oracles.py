@@ -88,7 +88,20 @@ def compare(context: Context, oracle, point, truths, *, kinks=None, skip=None, a
         error, note = relative_error(found, truth, scale), ""
         if error > allowed[i]:
             note = explain(found, truth, point.values[i], point.dys, None if kinks is None else kinks[i], allowed[i])
-        yield context.check(oracle, name, error, allowed[i], note=note, **_worst_entry(found, truth))
+        line = context.check(oracle, name, error, allowed[i], note=note, **_worst_entry(found, truth))
+        if found.shape == truth.shape:
+            kept = slice(None) if skip is None else ~skip[i]
+            line = context.compared(line, found, **_counted(found[kept], truth[kept], allowed[i] * (scale or 1)))
+        yield line
+
+
+def _counted(found, truth, allowed) -> dict:
+    """Of entries that were compared: how many differ, and the cosine of the angle between both gradients."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        differing = ~(np.abs(found - truth) <= allowed)
+        a, b = (g.ravel() / np.abs(g).max(initial=0) for g in (found, truth))
+        cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    return {"differing": int(differing.sum()), "entries": found.size, "cosine": float(cosine)}
 
 
 def _worst_entry(found, truth) -> dict:
@@ -130,19 +143,33 @@ def compare_differences(
             context.arrays.setdefault((name, "differences"), (gradient, truth, scale))
             note = "; ".join(filter(None, [explain(gradient, truth, point.values[i], point.dys, None, 1e-6), extra]))
         truth = float(part.derivative[at])
-        yield context.check("differences", name, gap, allowed, index=index, value=said, truth=truth, note=note)
+        line = context.check("differences", name, gap, allowed, index=index, value=said, truth=truth, note=note)
+        yield context.compared(line, gradient, **_counted_lines(context, found, gradient, scale))
+
+
+def _counted_lines(context, found, gradient, scale) -> dict:
+    """What `_counted` says of the entries without a kink, where every entry is a line."""
+    if len(found) > 1:
+        return {}
+    said, _, allowed, settled = _gaps(context, found[0], gradient, scale)
+    return _counted(said[settled], found[0].derivative[settled], allowed[settled] * scale)
+
+
+def _gaps(context, part, gradient, scale):
+    """Of each line: what the gradient says, its error, what is allowed, and whether that is known well enough."""
+    base = FINITE_DIFFERENCE if context.dtype == np.float64 else context.allowed()
+    said = part.of(gradient)
+    with np.errstate(invalid="ignore"):
+        gap, allowed = np.abs(said - part.derivative) / scale, base + 2 * part.error / scale
+        return said, np.where(np.isfinite(gap), gap, np.inf), allowed, ~part.kinks & (allowed < SLOPE)
 
 
 def _worst_line(context, found, gradient, scale):
     """How many lines did not settle; of the others the worst: its part and place, error, what is allowed and said."""
-    base = FINITE_DIFFERENCE if context.dtype == np.float64 else context.allowed()
     unsettled, worst, largest = 0, None, -1.0
     for part in found:
-        said = part.of(gradient)
+        said, gap, allowed, settled = _gaps(context, part, gradient, scale)
         with np.errstate(invalid="ignore"):
-            gap, allowed = np.abs(said - part.derivative) / scale, base + 2 * part.error / scale
-            gap = np.where(np.isfinite(gap), gap, np.inf)
-            settled = ~part.kinks & (allowed < SLOPE)
             ratio = np.where(settled, gap / allowed, -1)
         unsettled += (~part.kinks & ~settled).sum()
         at = int(np.argmax(ratio))
@@ -171,11 +198,12 @@ def linear(context: Context, point: Point, draw: int) -> Iterator[Check]:
     parts = [(2 * a, 3 * b) for a, b in zip(numpy_arrays(point.grads), gradients(other), strict=True)]
     # each part has rounding errors of its own size, however much of it cancels
     error = largest_error(mixed, [a - b for a, b in parts], scales([np.stack(part) for part in parts]))
-    yield context.check("linear in dy", "", error, context.allowed())
+    note = "not linear" if context.expect == "changed" and error > context.allowed() else ""
+    yield context.compared(context.check("linear in dy", "", error, context.allowed(), note=note), mixed)
     zero = gradients([0 * dy for dy in dys])
     bad = [name for name, g in zip(context.problem.names, zero, strict=True) if (g != 0).any()]
     note = f"gives another gradient than 0 for {bad}" if bad else ""
-    yield context.check("dy = 0", "", math.inf if bad else 0.0, note=note)
+    yield context.compared(context.check("dy = 0", "", math.inf if bad else 0.0, note=note), zero)
 
 
 def largest_error(found, expected, sizes=None) -> float:

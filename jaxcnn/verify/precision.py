@@ -75,7 +75,7 @@ def check_precision(context: Context, dtype: np.dtype, confirmed: bool) -> Itera
     moves = _conditions(low.truth, wide, truths, float(jnp.finfo(dtype).eps), context.seed)
     allowed = [context.allowed(dtype) + 2 * move for move in moves]
     yield from compare(context, dtype.name, point, truths, allowed=allowed)
-    if max(allowed) > SLOPE:
+    if max(allowed) > SLOPE and context.expect == "right":  # at a changed rule's threshold rounding may decide
         yield from _slopes(low, point, truths)
 
 

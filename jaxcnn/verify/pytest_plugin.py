@@ -7,6 +7,8 @@
     def test_my_rule(check_rule):
         check_rule(my_function, x, plain=my_function_without_rule)
 
+With `expect="changed"` (a rule that is no gradient on purpose) a test passes if nothing failed; the report has more.
+
 It is no entry point: one would import jax before a user's conftest sets its environment. For the same reason nothing
 here imports jaxcnn before a test asks for the fixture.
 """

@@ -11,6 +11,12 @@ import numpy as np
 from ..tables import aligned
 
 COLUMNS = ("check", "argument", "worst entry", "rule", "oracle", "error", "allowed", "verdict")
+COMPARED = {  # oracles of a gradient, and their words in the verdict on a changed rule
+    "autodiff": "the true gradient",
+    "differences": "the true gradient",
+    "kinks": "the derivative stated at kinks",
+    "reference": "the reference",
+}
 ORACLES = ("value", "reference", "autodiff", "differences", "explicit", "float64", "float32", "float16", "bfloat16")
 
 
@@ -62,8 +68,36 @@ class Check:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON's values alone: None for what is not finite."""
-        numbers = {name: _finite(getattr(self, name)) for name in ("error", "tolerance", "value", "truth")}
+        numbers = {name: _finite(number) for name, number in vars(self).items() if isinstance(number, float)}
         return vars(self) | numbers | {"verdict": self.verdict, "index": None if self.index is None else [*self.index]}
+
+
+@dataclass(frozen=True)
+class Comparison(Check):
+    """A line about a rule that was changed on purpose: where it agrees with the gradient, and where it differs.
+
+    `differing` of the `entries` that were compared differ; `cosine` is that of the angle between the rule's gradient
+    and the oracle's. Both are left out (0 entries, NaN) where not every entry was compared.
+    """
+
+    differing: int = 0
+    entries: int = 0
+    cosine: float = math.nan
+
+    @property
+    def verdict(self) -> str:
+        """ "agrees", "differs" or "not checked"."""
+        return "not checked" if self.reason else "agrees" if self.passed else "differs"
+
+    @property
+    def extent(self) -> str:
+        """In how many entries it differs, and the cosine; "" if that is not known or in none.
+
+        >>> Comparison("relu", "autodiff", "(7,)", "x", 1.0, 1e-10, differing=3, entries=7, cosine=0.7071).extent
+        'in 3 of 7 entries (cosine 0.71)'
+        """
+        cosine = f" (cosine {self.cosine:.2f})" if math.isfinite(self.cosine) else ""
+        return f"in {self.differing} of {self.entries} entries{cosine}" if self.differing else ""
 
 
 def _finite(number):
@@ -76,21 +110,22 @@ class Report:
 
     `checks` in order; `facts` names the device, the versions, the precision and the seed; `arrays` holds, for each
     argument that an oracle was compared with entry by entry, the rule's gradient, the oracle's, and what the error is
-    measured against.
+    measured against. `expect` is "right", or "changed" for a rule that is another than the gradient on purpose.
     """
 
     checks: tuple[Check, ...]
     facts: Mapping[str, Any] = field(default_factory=dict)
     arrays: Mapping[tuple[str, str], tuple[np.ndarray, np.ndarray, float]] = field(default_factory=dict, repr=False)
+    expect: str = "right"
 
     @property
     def passed(self) -> bool:
-        """Everything was checked and nothing failed."""
-        return all(check.passed for check in self.checks)
+        """Everything was checked and nothing failed; never of a rule that was changed on purpose."""
+        return self.expect == "right" and all(check.passed for check in self.checks)
 
     @property
     def failed(self) -> bool:
-        """Something failed."""
+        """Something failed; that a changed rule differs from the gradient is no failure."""
         return any(check.verdict == "FAILED" for check in self.checks)
 
     @property
@@ -99,9 +134,26 @@ class Report:
         count = {verdict: sum(c.verdict == verdict for c in self.checks) for verdict in ("FAILED", "not checked")}
         if self.failed:
             return f"FAILED: {count['FAILED']} of {len(self.checks)} checks"
+        if self.expect == "changed":
+            left_out = f"; {count['not checked']} of {len(self.checks)} things were not checked"
+            return f"changed: {self._changed()}{left_out if count['not checked'] else ''}"
         if not self.passed:
             return f"nothing failed, but {count['not checked']} of {len(self.checks)} things were not checked"
         return f"all {len(self.checks)} checks passed"
+
+    def _changed(self):
+        """Where a changed rule differs: the worst that was found of each argument, in words."""
+        found: dict[str, list[Check]] = {}
+        for check in self.checks:
+            if check.oracle in COMPARED and check.argument:
+                found.setdefault(check.argument, []).append(check)
+        order, oracles = ("differs", "agrees", "not checked"), list(COMPARED)
+        worst = [min(of, key=lambda c: (order.index(c.verdict), oracles.index(c.oracle))) for of in found.values()]
+        words = ", ".join(f"d{check.argument} {_compared(check)}" for check in worst)
+        differing = [check.oracle for check in self.checks if check.verdict == "differs"]
+        if "linear in dy" in differing or "dy = 0" in differing:
+            return f"{words}; not linear in dy"
+        return words if differing else f"{words}; at the points tried nothing was found changed"
 
     def raise_if_failed(self) -> None:
         """Raise an AssertionError with the table as its message if a check failed."""
@@ -131,6 +183,13 @@ class Report:
         from .html import page
 
         return page(self)
+
+
+def _compared(check):
+    if check.verdict == "differs":
+        extent = check.extent if isinstance(check, Comparison) else ""
+        return f"differs from {COMPARED[check.oracle]} {extent}".rstrip()
+    return "agrees" if check.verdict == "agrees" else "was not compared"
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def test_reduction_lengths_are_counted(rng):
 def test_a_large_map_is_shown_in_blocks():
     error = np.zeros((200, 300))
     error[123, 45] = 0.5
-    text = html._map("x", "autodiff", error, np.zeros_like(error), 1.0)
+    text = html._map("error", "x", "autodiff", error, np.zeros_like(error), 1.0)
     assert "Each cell is the worst of 4 x 4 entries" in text
     assert "(120, 44): 5.0e-01" in text
 
@@ -126,6 +126,7 @@ def test_the_plugin_shows_the_table_in_place_of_a_traceback(tmp_path):
         "f = jax.custom_vjp(lambda x: x * x)\n"
         "f.defvjp(lambda x: (x * x, x), lambda x, dy: (x * dy,))\n"
         "def test_wrong(check_rule):\n    check_rule(f, np.ones(2), dtypes=('float64',))\n"
+        "def test_changed(check_rule):\n    check_rule(f, np.ones(2), dtypes=('float64',), expect='changed')\n"
     )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
@@ -135,6 +136,7 @@ def test_the_plugin_shows_the_table_in_place_of_a_traceback(tmp_path):
     assert "test_rule.py::test_wrong: the backward rule is wrong" in done.stdout
     assert "scaled by 1/2" in done.stdout
     assert "Traceback" not in done.stdout
+    assert "1 failed, 1 passed" in done.stdout
 
 
 def test_the_soak_finds_no_false_alarm_and_can_find_one(monkeypatch):
