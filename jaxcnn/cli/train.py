@@ -7,8 +7,8 @@ import typer
 
 from ..errors import InputError
 from ..experiment import Observer, Result, WrongGradient, run
-from ..plan import PRECISIONS
 from ..measuring import MEASURES, Measuring
+from ..plan import PRECISIONS
 from ..recipe import DTYPES, LOSSES, OPTIMIZERS, SCHEDULES, Recipe
 from ..recorder import Recorder
 from ..recovery import NonFiniteLoss
