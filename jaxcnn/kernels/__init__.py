@@ -6,7 +6,7 @@ Measured by `python -m benchmarks.speed`; docs/speed.md has the figures, and wha
 """
 
 from .convolution import sum_over_positions
-from .correlations import correlate, input_gradient, kernel_gradient
+from .correlations import correlate, input_gradient, kernel_gradient, kernel_gradient_and_squares
 from .program import LABELS, compiler_options, materialized, quick_jit
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "correlate",
     "input_gradient",
     "kernel_gradient",
+    "kernel_gradient_and_squares",
     "materialized",
     "quick_jit",
     "sum_over_positions",

@@ -46,6 +46,11 @@ def sum_over_positions(dy: jax.Array) -> jax.Array:
     return wide.reshape(dy.shape[0], -1).sum(axis=0).reshape(-1, dy.shape[3]).sum(axis=0).astype(dy.dtype)
 
 
+def patches(window: Window, x: jax.Array) -> jax.Array:
+    """(N, P, Q, U V, C): what each window sees of x (N, H, W, C), spread and zero-padded."""
+    return jnp.stack([entry for _, entry in _entries(window, x)], axis=3)
+
+
 def _correlated(window, groups, x, weight):
     """x, spread and zero-padded, correlated with weight."""
     I, O = x.shape[3], weight.shape[3]
