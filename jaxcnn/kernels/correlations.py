@@ -10,8 +10,9 @@ Of the first three each is linear in either argument, w and b taken as one, and 
 (2) and in dy is (1). That of (1) would be (2) and (3); it is left to JAX's own convolution, so that automatic
 differentiation of a forward pass is an oracle that meets neither.
 
-On CPU each is a call of `onednn`, or what `convolution` and `squares` make of it. Elsewhere it is the convolution that automatic
-differentiation asks for, labels and all: the one that XLA's compilers for GPU and TPU recognise.
+On CPU each is a call of `onednn`, or what `convolution` makes of it. Elsewhere it is the convolution that automatic
+differentiation asks for, labels and all: the one that XLA's compilers for GPU and TPU recognise. (4) without oneDNN is
+in `squares`.
 
 All arrays of a primitive may have a dimension in front, as many correlations of one shape: what `jax.vmap` makes.
 """

@@ -38,31 +38,34 @@ def gradient_and_squares(
     product = partial(jnp.einsum, preferred_element_type=dtype)
     is_ghost = groups == 1 and 2 * T * T * (MARGIN if on_cpu else 1) <= U * V * I * O
     held = T * U * V * I * groups + (2 * T * T if is_ghost else U * V * I * O)
-    most = 1 if on_cpu else max(1, min(N, HELD // held))
-    at_once = max(c for c in range(1, most + 1) if N % c == 0)
+    most = 1 if on_cpu else max(1, HELD // held)
+    turns = min((t for t in range(1, N + 1) if N % t == 0 and N // t <= most), default=1)
+    at_once = N // turns
 
-    def ghost(nothing, arrays):
-        x, dy = arrays
-        A, G = patches(window, x).reshape(at_once, T, -1), dy.reshape(at_once, T, O)
+    def ghost(x, dy):
+        A, G = patches(window, x).reshape(at_once, T, U * V * I), dy.reshape(at_once, T, O)
         seen = product("ntk,nsk->nts", A, A) + int(bias)
         squares = (seen * product("nto,nso->nts", G, G)).sum((1, 2))  # (3)
-        return nothing, jnp.maximum(squares, 0)  # which may round to less
+        return [], jnp.maximum(squares, 0)  # which may round to less
 
-    def direct(total, arrays):
-        x, dy = arrays
+    def direct(x, dy):
         A = patches(window, x).reshape(at_once, T, U * V, groups, I)
         G = dy.reshape(at_once, T, groups, O // groups)
         grads = [product("ntkgi,ntgo->nkigo", A, G)]  # (1)
         if bias:
             grads.append(G.astype(dtype).sum(1))
-        squares = sum((grad**2).reshape(at_once, -1).sum(1) for grad in grads)  # (2)
-        return [sum_ + grad.sum(0) for sum_, grad in zip(total, grads, strict=True)], squares
+        squares = sum((grad**2).sum(range(1, grad.ndim)) for grad in grads)  # (2)
+        return [grad.sum(0) for grad in grads], squares
 
-    shapes = [(U * V, I, groups, O // groups), (groups, O // groups)][: 1 + bias]
-    start = [] if is_ghost else [jnp.zeros(shape, dtype) for shape in shapes]
-    # Every (N / at_once)-th sample: where XLA divides the batch among devices, each has its own of them.
-    apart = [a.reshape(at_once, N // at_once, *a.shape[1:]).swapaxes(0, 1) for a in (x, dy)]
-    total, squares = lax.scan(ghost if is_ghost else direct, *alike((start, apart)))
+    def turn(total, i):
+        grads, squares = (ghost if is_ghost else direct)(*(lax.dynamic_index_in_dim(a, i, 1, False) for a in apart))
+        return [sum_ + grad for sum_, grad in zip(total, grads, strict=True)], squares
+
+    shapes = [] if is_ghost else [(U * V, I, groups, O // groups), (groups, O // groups)][: 1 + bias]
+    # In a turn every turns-th sample: where XLA divides the batch among devices, each has some of them.
+    apart = [a.reshape(at_once, turns, *a.shape[1:]) for a in (x, dy)]
+    start, apart = alike(([jnp.zeros(shape, dtype) for shape in shapes], apart))
+    total, squares = lax.scan(turn, start, jnp.arange(turns))
     squares = jnp.transpose(squares).reshape(N)
     if is_ghost:
         dweight, dbias = gradient(x, dy, window, groups, bias=bias)
