@@ -239,11 +239,11 @@ def test_inside_shard_map_each_device_has_its_samples(rng, on_cpu_alone, maps):
         dweight, dbias, norms = by_primitive(x, dy, **facts)
         return *jax.lax.psum((dweight, dbias), "d"), norms
 
-    for x, spec in ((x, P("d")), (x[:3], P())):
+    for some_x, spec in ((x, P("d")), (x[:3], P())):
         mapped = jax.shard_map(of_a_part, mesh=mesh, in_specs=(spec, P("d")), out_specs=(P(), P(), P("d")))
-        assert is_called(mapped, x, dy) == (onednn.why_not() is None)
-        whole_x = jnp.concatenate([x] * (6 // len(x)))
-        assert_fits(jax.jit(mapped)(x, dy), of_single_samples(whole_x, dy, **facts), 0, 0)
+        assert is_called(mapped, some_x, dy) == (onednn.why_not() is None)
+        whole_x = jnp.concatenate([some_x] * (6 // len(some_x)))
+        assert_fits(jax.jit(mapped)(some_x, dy), of_single_samples(whole_x, dy, **facts), 0, 0)
 
 
 @pytest.mark.parametrize(("maps", "held"), [(1, 2**24), (1, 500), (96, 2**24), (96, 25000)])
