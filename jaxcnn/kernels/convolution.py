@@ -42,8 +42,14 @@ def sum_over_positions(dy: jax.Array) -> jax.Array:
     >>> print(sum_over_positions(jax.numpy.array([[[[1.0, 10.0]], [[2.0, 20.0]]]])))
     [ 3. 30.]
     """
+    N, P, Q, O = dy.shape
     wide = dy.astype(jnp.promote_types(dy.dtype, jnp.float32))
-    return wide.reshape(dy.shape[0], -1).sum(axis=0).reshape(-1, dy.shape[3]).sum(axis=0).astype(dy.dtype)
+    return wide.reshape(N, P * Q * O).sum(axis=0).reshape(P * Q, O).sum(axis=0).astype(dy.dtype)
+
+
+def patches(window: Window, x: jax.Array) -> jax.Array:
+    """(N, P, Q, U V, C): what each window sees of x (N, H, W, C), spread and zero-padded."""
+    return jnp.stack([entry for _, entry in _entries(window, x)], axis=3)
 
 
 def _correlated(window, groups, x, weight):

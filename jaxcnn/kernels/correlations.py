@@ -1,16 +1,18 @@
-r"""The three correlations of a convolution layer, as primitives of JAX, each other's derivatives.
+r"""The three correlations of a convolution layer, as primitives of JAX, each other's derivatives, and a fourth.
 
 (1)  correlate        y        = x~ * w + b
 (2)  input_gradient   dx       = dy~ * rot180(w)
 (3)  kernel_gradient  (dw, db) = (x~ * dy, sum dy)      db where it is asked for
+(4)  kernel_gradient_and_squares   (3) and |dw_n|^2 + |db_n|^2 of each sample n, which has no derivative
 
-Each is linear in either argument, w and b taken as one, and <dy, y(x, w, b)> = <dw(x, dy), w> + <db(dy), b>, without b
-also <dx(dy, w), x>. So the derivative of (2) in dy is (1) and in w is (3), that of (3) in x is (2) and in dy is (1).
-That of (1) would be (2) and (3); it is left to JAX's own convolution, so that automatic differentiation of a forward
-pass is an oracle that meets neither.
+Of the first three each is linear in either argument, w and b taken as one, and <dy, y(x, w, b)> = <dw(x, dy), w> +
+<db(dy), b>, without b also <dx(dy, w), x>. So the derivative of (2) in dy is (1) and in w is (3), that of (3) in x is
+(2) and in dy is (1). That of (1) would be (2) and (3); it is left to JAX's own convolution, so that automatic
+differentiation of a forward pass is an oracle that meets neither.
 
 On CPU each is a call of `onednn`, or what `convolution` makes of it. Elsewhere it is the convolution that automatic
-differentiation asks for, labels and all: the one that XLA's compilers for GPU and TPU recognise.
+differentiation asks for, labels and all: the one that XLA's compilers for GPU and TPU recognise. (4) without oneDNN is
+in `squares`.
 
 All arrays of a primitive may have a dimension in front, as many correlations of one shape: what `jax.vmap` makes.
 """
@@ -27,6 +29,7 @@ from jax.interpreters import ad, batching, mlir
 from ..geometry import Window
 from . import convolution, onednn
 from .program import LABELS, is_divided
+from .squares import gradient_and_squares
 
 
 def correlate(x: jax.Array, weight: jax.Array, bias: jax.Array | None, window: Window, groups: int) -> jax.Array:
@@ -65,10 +68,26 @@ def kernel_gradient(
 def kernel_gradient_and_squares(
     x: jax.Array, dy: jax.Array, window: Window, groups: int, *, bias: bool
 ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
-    """(3), and the square of the norm of each sample's own gradient (N,)."""
-    dweight, dbias = kernel_gradient(x, dy, window, groups, bias=bias)
-    each = jax.vmap(lambda x, dy: kernel_gradient(x[None], dy[None], window, groups, bias=bias))(x, dy)
-    return dweight, dbias, sum((g.reshape(len(g), -1) ** 2).sum(axis=1) for g in jax.tree.leaves(each))
+    """(4): `kernel_gradient`, and the squared norm of each sample's own, in about its time, never holding them all.
+
+    Args:
+        x: (N, H, W, I).
+        dy: (N, P, Q, O), of x's dtype.
+        window: that of the forward pass, resolved against x.
+        groups: see `conv2d`.
+        bias: whether there is one, whose gradient counts, too.
+
+    Returns:
+        dweight (U, V, I / groups, O); dbias (O,) or None; and the squares (N,), in float32 unless x is in float64.
+
+    >>> from jaxcnn.geometry import resolve
+    >>> x, dy = jnp.array([1.0, 2.0]).reshape(2, 1, 1, 1), jnp.full((2, 1, 1, 1), 3.0)
+    >>> dweight, _, squares = kernel_gradient_and_squares(x, dy, resolve("x", (1, 1), (1, 1)), 1, bias=False)
+    >>> print(dweight.sum(), squares)  # of 3 and 6
+    9.0 [ 9. 36.]
+    """
+    dweight, squares, *dbias = _kernel_gradient_and_squares.bind(x, dy, window=window, groups=groups, bias=bias)
+    return dweight, dbias[0] if bias else None, squares
 
 
 def _correlate_elsewhere(x, weight, *bias, window, groups):
@@ -133,14 +152,14 @@ def _primitive(name: str, on_cpu: Callable, elsewhere: Callable, divided: Callab
     def lowered_on_cpu(ctx, *arrays, **facts):
         results = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in ctx.avals_out]
         formulation = partial(_each, divided if divided and is_divided(ctx) else on_cpu)
-        if onednn.takes(ctx, ctx.avals_in):
+        if onednn.takes(ctx, name, ctx.avals_in):
             formulation = partial(onednn.call, name, results)
         return mlir.lower_fun(formulation, multiple_results=True)(ctx, *arrays, **facts)
 
     def batched(arrays, axes, **facts):
         """More samples, where the first array alone is mapped, unless samples are summed; else B correlations."""
         (first, *others), (axis, *other_axes) = arrays, axes
-        if primitive is not _kernel_gradient and not any(i is not None for i in other_axes):
+        if not name.startswith("kernel_gradient") and not any(i is not None for i in other_axes):
             place = _in_front(others[0])  # of N, which B is put before
             first = jnp.moveaxis(first, axis, place)
             (result,) = primitive.bind(_merged(first, place), *others, **facts)
@@ -187,6 +206,13 @@ _kernel_gradient = _primitive(
     convolution.kernel_gradient_on_cpu,
     _kernel_gradient_elsewhere,
     partial(convolution.kernel_gradient_on_cpu, divided=True),
+)
+_squares_elsewhere = partial(gradient_and_squares, kernel_gradient)
+_kernel_gradient_and_squares = _primitive(
+    "kernel_gradient_and_squares",
+    partial(_squares_elsewhere, on_cpu=True),
+    _squares_elsewhere,
+    _squares_elsewhere,
 )
 
 

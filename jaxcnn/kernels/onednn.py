@@ -1,6 +1,6 @@
 """oneDNN, the library that PyTorch uses on CPU, called on XLA's own threads where `pip install ./native` has built it.
 
-The distribution `jaxcnn-onednn` has the handlers of three calls. Without it, or where it cannot run, `convolution` says
+The distribution `jaxcnn-onednn` has the handlers of four calls. Without it, or where it cannot run, `convolution` says
 it in XLA's terms; `why_not` says why.
 """
 
@@ -38,15 +38,16 @@ def version() -> str | None:
     return f"{library.version()}, {'float32 and bfloat16' if library.bfloat16() else 'float32'}"
 
 
-def takes(ctx: Any, arrays: Any) -> bool:
-    """Whether arrays of these shapes and dtypes, in a program that is being lowered on CPU, are oneDNN's.
+def takes(ctx: Any, name: str, arrays: Any) -> bool:
+    """Whether the call `name` of arrays of these shapes and dtypes, in a program being lowered on CPU, is oneDNN's.
 
-    Not in a program for export, nor in one that XLA divides among devices; inside of `shard_map` over all axes they
-    are.
+    Not in a program for export, nor in one that XLA divides among devices; inside of `shard_map` over all axes it
+    is.
     """
     library, _ = _native()
     return (
         library is not None
+        and f"jaxcnn_{name}" in library.handlers()  # which may have been built before there was this one
         and not ctx.module_context.lowering_parameters.for_export
         and not is_divided(ctx)
         and all(a.dtype in TYPES[: 1 + library.bfloat16()] and a.dtype == arrays[0].dtype for a in arrays)
@@ -55,7 +56,7 @@ def takes(ctx: Any, arrays: Any) -> bool:
 
 
 def call(name: str, results: Any, *arrays: jax.Array, window: Window, groups: int, **_: bool) -> Any:
-    """The call `name`, of "correlate", "input_gradient" and "kernel_gradient", in a program that is compiled.
+    """The call `name`, which is a primitive's of `correlations`, in a program that is compiled.
 
     All arrays may have one dimension more in front: as many convolutions of one shape. Whether there is a bias it sees
     by the number of arrays or results.

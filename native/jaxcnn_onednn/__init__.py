@@ -15,8 +15,8 @@ if not _LIBRARY.jaxcnn_avx2():
 
 def handlers() -> dict[str, Any]:
     """Name and handler of each call, for `jax.ffi.register_ffi_target`."""
-    names = ("jaxcnn_correlate", "jaxcnn_input_gradient", "jaxcnn_kernel_gradient")
-    return {name: jax.ffi.pycapsule(getattr(_LIBRARY, name)) for name in names}
+    names = ("correlate", "input_gradient", "kernel_gradient", "kernel_gradient_and_squares")
+    return {f"jaxcnn_{name}": jax.ffi.pycapsule(getattr(_LIBRARY, f"jaxcnn_{name}")) for name in names}
 
 
 def bfloat16() -> bool:

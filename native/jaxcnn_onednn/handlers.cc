@@ -1,4 +1,5 @@
-// Forward, dx and dweight of a convolution as calls that XLA makes; the shapes are checked once more, here.
+// Forward, dx and dweight of a convolution, the last with norms of samples or without, as calls that XLA makes; the
+// shapes are checked once more, here.
 //
 // Every array may have a dimension more in front: B convolutions of the same shape, as jax.vmap makes them.
 
@@ -184,12 +185,24 @@ std::string Correlate(ffi::ThreadPool& pool, Kind kind, const Problem& problem, 
   });
 }
 
-// dweight, and dbias unless that is null, of the samples of one piece, in float32.
-void GradientOf(const Problem& problem, int64_t first, int64_t samples, void* x, void* dy, float* dweight,
-                float* dbias) {
+// The squared norm of `found`, which is added to `sum`; this reads more than it computes, so wide registers count.
+__attribute__((target_clones("avx512f", "avx2", "default"))) double Added(const float* found, int64_t size, float* sum) {
+  double square = 0;
+#pragma omp simd reduction(+ : square)
+  for (int64_t k = 0; k < size; k++) {
+    square += double(found[k]) * found[k];
+    sum[k] += found[k];
+  }
+  return square;
+}
+
+// dweight, and dbias unless that is null, of the samples of one piece, in float32. Unless `squares` is null, sample by
+// sample, and the squared norm of what each of them adds is written there.
+void GradientOf(const Problem& problem, int64_t first, int64_t samples, void* x, void* dy, float* dweight, float* dbias,
+                float* squares) {
   const Geometry& whole = problem.geometry;
   Geometry mine = whole;
-  mine.N = samples;
+  mine.N = squares == nullptr ? samples : 1;
   const auto plan = FindPlan(Kind::kKernelGradient, problem.type, mine, dbias != nullptr);
   Workspace own, scratch;
   void* ordered = plan->reorders() ? own.Bytes(plan->wanted.get_size()) : dweight;
@@ -201,7 +214,25 @@ void GradientOf(const Problem& problem, int64_t first, int64_t samples, void* x,
       {DNNL_ARG_DIFF_WEIGHTS, found},
       {DNNL_ARG_SCRATCHPAD, room}};
   if (dbias != nullptr) arguments.emplace(DNNL_ARG_DIFF_BIAS, Memory(plan->bias, dbias));
-  plan->convolution.execute(Stream(), arguments);
+  if (squares == nullptr) {
+    plan->convolution.execute(Stream(), arguments);
+  } else {  // in the layout of the plan, whose padding oneDNN fills with zeros
+    Workspace single;
+    const int64_t size = plan->wanted.get_size() / sizeof(float), of_bias = dbias == nullptr ? 0 : whole.O;
+    float *one = static_cast<float*>(single.Bytes((size + of_bias) * sizeof(float))), *sum = static_cast<float*>(ordered);
+    std::fill_n(sum, size, 0.0f);
+    std::fill_n(dbias, of_bias, 0.0f);
+    found.set_data_handle(one);
+    if (dbias != nullptr) arguments.at(DNNL_ARG_DIFF_BIAS).set_data_handle(one + size);
+    for (int64_t n = first; n < first + samples; n++) {
+      arguments.at(DNNL_ARG_SRC).set_data_handle(At(x, n * whole.x_size(), problem.bytes));
+      arguments.at(DNNL_ARG_DIFF_DST).set_data_handle(At(dy, n * whole.y_size(), problem.bytes));
+      plan->convolution.execute(Stream(), arguments);
+      Stream().wait();
+      squares[n] = float(Added(one, size, sum) + Added(one + size, of_bias, dbias));
+    }
+    found.set_data_handle(sum);
+  }
   if (plan->reorders())
     plan->reorder.execute(Stream(), {{DNNL_ARG_FROM, found}, {DNNL_ARG_TO, result}, {DNNL_ARG_SCRATCHPAD, room}});
   Stream().wait();
@@ -220,11 +251,12 @@ void Write(const float* from, int64_t size, dnnl::memory::data_type type, void* 
   }
 }
 
-std::string Gradient(ffi::ThreadPool& pool, const Problem& problem, void* x, void* dy, void* dweight, void* dbias) {
+std::string Gradient(ffi::ThreadPool& pool, const Problem& problem, void* x, void* dy, void* dweight, void* dbias,
+                     float* squares) {
   const Geometry& whole = problem.geometry;
   const int64_t size = whole.weight_size(), both = size + (dbias == nullptr ? 0 : whole.O);
   const auto found_in = [&](float* found, int64_t first, int64_t samples) {
-    GradientOf(problem, first, samples, x, dy, found, dbias == nullptr ? nullptr : found + size);
+    GradientOf(problem, first, samples, x, dy, found, dbias == nullptr ? nullptr : found + size, squares);
   };
   const auto write = [&](const float* found, int64_t batch) {
     Write(found, size, problem.type, At(dweight, batch * size, problem.bytes));
@@ -235,7 +267,7 @@ std::string Gradient(ffi::ThreadPool& pool, const Problem& problem, void* x, voi
     return Parallel(pool, problem.batches, [&](int64_t batch) {
       if (problem.type == dnnl::memory::data_type::f32) {
         GradientOf(problem, batch * whole.N, whole.N, x, dy, static_cast<float*>(At(dweight, batch * size, 4)),
-                   static_cast<float*>(At(dbias, batch * whole.O, 4)));
+                   static_cast<float*>(At(dbias, batch * whole.O, 4)), squares);
         return;
       }
       Workspace workspace;
@@ -294,7 +326,22 @@ ffi::Error KernelGradient(ffi::ThreadPool pool, Array x, Array dy, Result dweigh
   const auto dbias = Bias(rest, *problem, x.element_type());
   if (dbias.has_error()) return dbias.error();
   return Answer([&] {
-    return Gradient(pool, *problem, x.untyped_data(), dy.untyped_data(), dweight->untyped_data(), *dbias);
+    return Gradient(pool, *problem, x.untyped_data(), dy.untyped_data(), dweight->untyped_data(), *dbias, nullptr);
+  });
+}
+
+ffi::Error KernelGradientAndSquares(ffi::ThreadPool pool, Array x, Array dy, Result dweight, Result squares,
+                                    ffi::RemainingRets rest, Window window) {
+  const auto problem = Understand(x, *dweight, dy, window);
+  if (problem.has_error()) return problem.error();
+  const auto dbias = Bias(rest, *problem, x.element_type());
+  if (dbias.has_error()) return dbias.error();
+  if (squares->element_type() != ffi::F32 ||
+      squares->element_count() != size_t(problem->batches * problem->geometry.N))
+    return Invalid("squares must have an entry for each sample, of float32");
+  return Answer([&] {
+    return Gradient(pool, *problem, x.untyped_data(), dy.untyped_data(), dweight->untyped_data(), *dbias,
+                    squares->typed_data<float>());
   });
 }
 
@@ -307,6 +354,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_correlate, Forward,
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_input_gradient, InputGradient, Bound().Ret<Array>().Attr<Window>("window"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_kernel_gradient, KernelGradient,
                               Bound().Ret<Array>().RemainingRets().Attr<Window>("window"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxcnn_kernel_gradient_and_squares, KernelGradientAndSquares,
+                              Bound().Ret<Array>().Ret<Array>().RemainingRets().Attr<Window>("window"));
 
 }  // namespace jaxcnn
 
