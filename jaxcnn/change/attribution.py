@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from ..errors import InputError, check_shape
 from ..layers.base import Layer, Params
 from ..layers.rules import Rule, Selector, with_rules
-from ..training import cast, check_layer
+from ..training import cast, check_layer, is_traced
 
 __all__ = ["attribute"]
 
@@ -57,7 +57,7 @@ def attribute(
         check_shape("attribute", "labels", labels, x.shape[:1])
         if not jnp.issubdtype(labels.dtype, jnp.integer):
             raise InputError(f"attribute: labels is of type {labels.dtype} but must be integers")
-        if not isinstance(labels, jax.core.Tracer) and ((labels < 0) | (labels >= shape[0])).any():
+        if not is_traced(labels) and ((labels < 0) | (labels >= shape[0])).any():
             raise InputError(
                 f"attribute: labels go from {labels.min()} to {labels.max()} but the network has {shape[0]} outputs"
             )

@@ -5,7 +5,7 @@ output o, and the mean m, the variance v, the scale and the bias of the norm:
 
 (1)  f = scale / sqrt(v + epsilon),   weight'[..., o] = f_o weight[..., o],   bias' = f (bias - m) + bias of the norm
 
-Tests: tests/layers/test_rules.py, tests/change/test_merged.py.
+Tests of it: tests/layers/test_merged_norms.py.
 """
 
 import dataclasses
