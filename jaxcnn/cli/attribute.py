@@ -37,11 +37,12 @@ def attribute_command(
 ):
     """Show which pixels of an image speak for its class: a map for each of several rules, as one picture.
 
-    Red speaks for the class, blue against it. The gradient says where a change would change the output most. Guided
-    backpropagation and the deconvnet let only what is positive come back through the rectifiers: they show what the
-    network looks for, and hardly depend on the class. Relevance divides the output itself among the pixels: epsilon
-    by all that each contributes, z+ by what speaks for the output, gamma mostly by that, and box, in the first
-    convolution, by how far a pixel is from black or white.
+    The gradient says where a change would change the output most: red where brighter would be more of the class, blue
+    where darker would. Guided backpropagation and the deconvnet let only what is positive come back through the
+    rectifiers: they show what the network looks for. Relevance divides the output itself among the pixels: red speaks
+    for the class, blue against it. epsilon divides by all that each pixel contributes, z+ by what speaks for the
+    output, gamma mostly by that; box, in the first convolution, by how far a pixel is from the least it could be.
+    Batch norms are made part of the convolutions first. Each map has a scale of its own, written below it.
 
     Examples:
 

@@ -16,6 +16,9 @@ from .flow import Passed
 FEW = 20  # epochs: with more, their marks run together
 NAME = 20  # characters of a class's name
 MAPS = 3  # maps of each layer in the picture of a flow
+LEGEND = (
+    "gradients: red where brighter would help, blue where darker\nrelevance: red speaks for the class, blue against it"
+)
 
 
 def curves(history: list[dict[str, Any]], title: str = "") -> bytes:
@@ -107,7 +110,7 @@ def flow_picture(passed: Sequence[Passed], classes: Sequence[str], title: str) -
 
 def attribution_picture(image: np.ndarray, maps: Mapping[str, np.ndarray], title: str) -> bytes:
     """An image (H, W, C) from 0 to 1 and beside it maps (H, W) by their titles, each on a scale of its own."""
-    figure = _figure(title, figsize=(2 * len(maps) + 2, 3.2))
+    figure = _figure(title, figsize=(2 * len(maps) + 2, 3.3))
     first, *others = figure.subplots(1, len(maps) + 1, squeeze=False)[0]
     first.imshow(_in_colour(image))
     first.set_title("the image\n", fontsize=10)
@@ -118,7 +121,7 @@ def attribution_picture(image: np.ndarray, maps: Mapping[str, np.ndarray], title
         axes.set_xlabel(f"±{_rounded(limit)}", fontsize=8)
     for axes in (first, *others):
         axes.set(xticks=[], yticks=[])
-    figure.supxlabel("red speaks for the class, blue against it; below each map is the end of its scale", fontsize=8)
+    figure.supxlabel(LEGEND, fontsize=8)
     return _png(figure)
 
 
