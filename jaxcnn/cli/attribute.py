@@ -67,8 +67,8 @@ def attribute_command(
     said = f"{classes[k]}, probability {found[k]:.2%}"
     if k != taken:
         said += f"; taken for {classes[taken]}, {found[taken]:.2%}"
-    title = f"{'standard input' if image == '-' else Path(image).name}: {said}"
-    picture = plots.attribution_picture(pixels, {rules[name].title: maps[name] for name in maps}, title)
+    titled = {rules[each].title: values for each, values in maps.items()}
+    picture = plots.attribution_picture(pixels, titled, f"{Path(name).name}: {said}")
     of_image = "standard-input" if image == "-" else Path(image).stem
     file = out or run_folder(run) / f"attribution-{of_image}.png"
     files.write(file, picture)

@@ -41,6 +41,7 @@ from jaxcnn import (
     Tanh,
     Upsample2d,
     rebuild,
+    walk,
     with_rules,
 )
 from jaxcnn.change import (
@@ -55,6 +56,7 @@ from jaxcnn.change import (
     shared_by_outputs,
     signal_takes_all,
 )
+from jaxcnn.zoo.models import MODELS
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -369,3 +371,11 @@ def test_networks_with_rules_already_are_known_by_what_is_under_them():
         attribute(rebuild(network, lambda layer: layer), params, x, epsilon_plus(network)),
         attribute(network, params, x, epsilon_plus(network)),
     )
+
+
+@pytest.mark.parametrize("model", sorted(MODELS))
+def test_every_network_of_the_zoo_has_its_rules(model):
+    network = MODELS[model].build(10)
+    rules = epsilon_gamma_box(network, 0.0, 1.0)
+    assert set(rules) >= {name for name, _ in walk(network)}
+    with_rules(network, rules)
