@@ -3,6 +3,7 @@
 import io
 import itertools
 import math
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from .flow import Passed
 FEW = 20  # epochs: with more, their marks run together
 NAME = 20  # characters of a class's name
 MAPS = 3  # maps of each layer in the picture of a flow
+LETTERS = 24  # of a title, above each map
 LEGEND = (
     "gradients: red where brighter would help, blue where darker\nrelevance: red speaks for the class, blue against it"
 )
@@ -110,6 +112,7 @@ def flow_picture(passed: Sequence[Passed], classes: Sequence[str], title: str) -
 
 def attribution_picture(image: np.ndarray, maps: Mapping[str, np.ndarray], title: str) -> bytes:
     """An image (H, W, C) from 0 to 1 and beside it maps (H, W) by their titles, each on a scale of its own."""
+    title = textwrap.fill(title, LETTERS * (len(maps) + 1))
     figure = _figure(title, figsize=(2 * len(maps) + 2, 3.3))
     first, *others = figure.subplots(1, len(maps) + 1, squeeze=False)[0]
     first.imshow(_in_colour(image))

@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+import textwrap
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -180,3 +181,12 @@ def test_every_map_is_drawn_on_a_scale_of_its_own_about_zero(monkeypatch):
     assert [axes.images[0].get_clim() for axes in drawn] == [(-3.0, 3.0), (-0.5, 0.5)]
     assert [axes.get_xlabel() for axes in drawn] == ["±3", "±0.5"]
     np.testing.assert_array_equal(np.asarray(drawn[0].images[0].get_array()), maps["one\n"])
+
+
+def test_a_long_title_is_broken_between_words(monkeypatch):
+    monkeypatch.setattr(plots, "_png", lambda figure: figure)
+    title = "a photograph.png: ankle boot, probability 3.25%; taken for sneaker, 96.17%"
+    for count, lines in ((1, 2), (5, 1)):
+        figure = plots.attribution_picture(np.ones((2, 2, 3)), {f"{i}\n": np.ones((2, 2)) for i in range(count)}, title)
+        assert figure.get_suptitle().split("\n") == textwrap.wrap(title, 24 * (count + 1))
+        assert len(figure.get_suptitle().split("\n")) == lines
