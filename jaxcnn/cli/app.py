@@ -9,6 +9,7 @@ import typer
 from ..recipe import DTYPES, LOSSES, OPTIMIZERS
 from ..zoo.models import MODELS
 from ..zoo.presets import PRESETS
+from .attribute import attribute_command
 from .diagnose import diagnose_command
 from .evaluate import evaluate_command
 from .export import export_command
@@ -33,6 +34,7 @@ COMMANDS = {
     "diagnose": diagnose_command,
     "predict": predict_command,
     "plot": plot_command,
+    "attribute": attribute_command,
     "export": export_command,
     "list": list_command,
     "summary": summary_command,

@@ -3,8 +3,9 @@
 import io
 import itertools
 import math
+import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,10 @@ from .flow import Passed
 FEW = 20  # epochs: with more, their marks run together
 NAME = 20  # characters of a class's name
 MAPS = 3  # maps of each layer in the picture of a flow
+LETTERS = 24  # of a title, above each map
+LEGEND = (
+    "gradients: red where brighter would help, blue where darker\nrelevance: red speaks for the class, blue against it"
+)
 
 
 def curves(history: list[dict[str, Any]], title: str = "") -> bytes:
@@ -105,11 +110,28 @@ def flow_picture(passed: Sequence[Passed], classes: Sequence[str], title: str) -
             else:
                 tiles = values[:, :, maps] if values.ndim == 3 else values
                 axes.imshow(_stacked(tiles), cmap="RdBu_r", vmin=-limit, vmax=limit)
-            said = np.format_float_positional(limit, 2, fractional=False, trim="-")
-            axes.set_xlabel(f"±{said}", fontsize=8)
+            axes.set_xlabel(f"±{_rounded(limit)}", fontsize=8)
         column[0].set_title(f"{layer.name}\n{'×'.join(map(str, layer.x.shape))}", fontsize=9)
     grid[0, 0].set_ylabel("forward  →\nwhat each layer puts out", fontsize=10)
     grid[1, 0].set_ylabel("←  back\nits sensitivity dE/dx", fontsize=10)
+    return _png(figure)
+
+
+def attribution_picture(image: np.ndarray, maps: Mapping[str, np.ndarray], title: str) -> bytes:
+    """An image (H, W, C) from 0 to 1 and beside it maps (H, W) by their titles, each on a scale of its own."""
+    title = textwrap.fill(title, LETTERS * (len(maps) + 1))
+    figure = _figure(title, figsize=(2 * len(maps) + 2, 3.3))
+    first, *others = figure.subplots(1, len(maps) + 1, squeeze=False)[0]
+    first.imshow(_in_colour(image))
+    first.set_title("the image\n", fontsize=10)
+    for axes, (name, values) in zip(others, maps.items(), strict=True):
+        values, limit = _finite(values)
+        axes.imshow(values, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel(f"±{_rounded(limit)}", fontsize=8)
+    for axes in (first, *others):
+        axes.set(xticks=[], yticks=[])
+    figure.supxlabel(LEGEND, fontsize=8)
     return _png(figure)
 
 
@@ -117,8 +139,7 @@ def as_png(image: np.ndarray) -> bytes:
     """An image (H, W, C) from 0 to 1 as it is, a pixel for each entry: in colour if C is 3, else the mean as grey."""
     _, imsave = _drawing()
     buffer = io.BytesIO()
-    pixels = image if image.shape[2] == 3 else image.mean(axis=2, keepdims=True).repeat(3, axis=2)
-    imsave(buffer, np.clip(pixels, 0, 1), format="png")
+    imsave(buffer, _in_colour(image), format="png")
     return buffer.getvalue()
 
 
@@ -157,6 +178,15 @@ def _finite(values):
     """The values with NaN in place of what is infinite, and the largest that is finite."""
     finite = np.isfinite(values)
     return np.where(finite, values, np.nan), float(np.abs(values).max(initial=0, where=finite))
+
+
+def _in_colour(image):
+    pixels = image if image.shape[2] == 3 else image.mean(axis=2, keepdims=True).repeat(3, axis=2)
+    return np.clip(pixels, 0, 1)
+
+
+def _rounded(limit):
+    return np.format_float_positional(limit, 2, fractional=False, trim="-")
 
 
 def _drawable(name):

@@ -1,14 +1,28 @@
-"""Networks rewritten into others that compute the same: with less work, or on several devices."""
+r"""Networks rewritten into others that compute the same: with less work, on several devices, without batch norms.
+
+A batch norm in evaluation, behind a layer that is linear, makes another such layer of it. With f_o the factor of
+output o, and the mean m, the variance v, the scale and the bias of the norm:
+
+(1)  f = scale / sqrt(v + epsilon),   weight'[..., o] = f_o weight[..., o],   bias' = f (bias - m) + bias of the norm
+
+Tests of it: tests/layers/test_merged_norms.py.
+"""
 
 import dataclasses
 from typing import Any, cast
 
+import jax
+import jax.numpy as jnp
+
 from .activation import ReLU
-from .base import Layer, rebuild
+from .base import Layer, Params, parameter, parameters_of, rebuild, without_empty
+from .conv import Conv2d
+from .dense import Dense
+from .norm import BatchNorm
 from .pool import MaxPool2d
 from .sequential import Sequential
 
-__all__ = ["relu_after_pool", "spread_over"]
+__all__ = ["merged_batch_norms", "relu_after_pool", "spread_over"]
 
 
 def relu_after_pool(network: Layer) -> Layer:
@@ -51,3 +65,50 @@ def spread_over(network: Layer, batch_axis: str) -> Layer:
         return dataclasses.replace(cast(Any, layer), batch_axis=batch_axis) if "batch_axis" in names else layer
 
     return rebuild(network, spread)
+
+
+def merged_batch_norms(network: Layer, params: Params) -> tuple[Layer, Params]:
+    """The network as it is evaluated, each batch norm right behind a `Conv2d` or `Dense` made part of it, (1).
+
+    Such a layer has a bias then. Batch norms elsewhere stay. Layers that are counted in their names, such as
+    "batchnorm2", get new ones, and the parameters with them.
+
+    Args:
+        network: a layer.
+        params: its parameters with the statistics, `merged(params, statistics)`.
+
+    Returns:
+        `(network, params)`: other ones with the same outputs but for rounding.
+
+    Raises:
+        InputError: a batch norm has no mean and variance.
+
+    >>> network = Sequential((Dense(1, bias=False), BatchNorm(), ReLU()))
+    >>> norm = {name: jnp.array([1.0 + i]) for i, name in enumerate(("bias", "scale", "mean", "variance"))}
+    >>> fewer, params = merged_batch_norms(network, {"dense1": {"weight": jnp.array([[5.0]])}, "batchnorm1": norm})
+    >>> print(fewer.names, jax.tree.map(lambda w: w.round(3).tolist(), params))
+    ('dense1', 'relu1') {'dense1': {'bias': [-2.0], 'weight': [[5.0]]}}
+    """
+    children = [merged_batch_norms(child, parameters_of(name, params)) for name, child in network.children().items()]
+    if not children:
+        return network, params
+    if isinstance(network, Sequential):
+        kept: list[tuple[Layer, Params]] = []
+        for layer, own in children:
+            if isinstance(layer, BatchNorm) and kept and isinstance(kept[-1][0], Conv2d | Dense):
+                kept[-1] = _with_norm(*kept[-1], layer, own)
+            else:
+                kept.append((layer, own))
+        network, children = Sequential([layer for layer, _ in kept]), kept
+    else:
+        network = network.with_children(dict(zip(network.children(), [layer for layer, _ in children], strict=True)))
+    return network, without_empty(dict(zip(network.children(), [own for _, own in children], strict=True)))
+
+
+def _with_norm(layer, params, norm, own):
+    scale, shift, m, v = (parameter(norm, own, name) for name in ("scale", "bias", "mean", "variance"))
+    weight = params["weight"]
+    f = scale * jax.lax.rsqrt(v + norm.epsilon)
+    bias = f * (params.get("bias", jnp.zeros(())) - m) + shift  # (1)
+    merged = {"weight": (weight * f).astype(weight.dtype), "bias": bias.astype(weight.dtype)}
+    return dataclasses.replace(layer, bias=True), merged
