@@ -19,7 +19,7 @@ LEVELS = [
     {"errors", "files", "html", "tables", "meshes"},
     {"operation", "geometry", "initializers", "sgd", "spread", "data", "kernels"},
     {"layers", "losses"},
-    {"plan", "training"},
+    {"plan", "training", "change"},
     {"fit", "progress", "recovery", "inspect"},
     {"recipe", "store"},
     {"zoo", "verify"},
