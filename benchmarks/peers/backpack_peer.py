@@ -1,0 +1,41 @@
+"""BackPACK: gradients of all samples, the squares of their norms, Kronecker factors of the curvature."""
+
+import importlib.metadata
+
+import torch
+from backpack import backpack, extend
+from backpack.extensions import BatchGrad, BatchL2Grad
+
+from .torch_measures import Measured, norms_of
+
+VERSIONS = {"backpack": importlib.metadata.version("backpack-for-pytorch")}
+
+
+def variants(measure, task, limit):
+    """The step by the extension that has the measure; the clipped mean is one of `BatchGrad`'s gradients."""
+    net = Measured(task, extend)
+    extend(net.loss)
+    N = len(task.x)
+
+    def back(extension):
+        net.optimizer.zero_grad()
+        loss = net.loss(*net.outputs_and_labels())
+        with backpack(extension()):
+            loss.backward()
+
+    def samples():
+        back(BatchGrad)
+        return [p.grad_batch.mul_(N) for p in net.parameters]  # theirs are the shares of the mean
+
+    def norms():
+        back(BatchL2Grad)
+        return N * torch.stack([p.batch_l2 for p in net.parameters]).sum(dim=0).sqrt()
+
+    def clipped():
+        back(BatchGrad)
+        factors = (limit / (N * norms_of([p.grad_batch for p in net.parameters]))).clamp(max=1)
+        for p in net.parameters:
+            p.grad = torch.tensordot(factors, p.grad_batch, 1)
+
+    part = "clipped" if measure == "clipped" else "gradient"
+    return [net.variant("BackPACK", {"samples": samples, "norms": norms, "clipped": clipped}[measure], part)]
