@@ -13,8 +13,10 @@ from benchmarks.speed import lax_nets
 from benchmarks.speed.nets import LOSS, RATE, Task
 from benchmarks.speed.peers import module_of
 from benchmarks.speed.timing import Variant, compiled, in_turn
+from jaxcnn.geometry import resolve
 from jaxcnn.layers.base import Layer, Params
-from jaxcnn.measure import clipped_gradient, gradient_norms, sample_gradients
+from jaxcnn.layers.conv import Conv2d
+from jaxcnn.measure import clipped_gradient, each_layer, gradient_norms, sample_gradients
 from jaxcnn.training import gradients
 
 CHUNK = 32
@@ -24,6 +26,7 @@ PARTS = {  # of the answer
     "samples": ("gradient", "samples"),
     "norms": ("gradient", "norms"),
     "clipped": ("clipped",),
+    "kfac": ("gradient", "inputs"),
 }
 Parts = dict[str, list[np.ndarray]]
 Way = Callable[[Layer, float, Params, Any, Any], tuple[Params, dict[str, Any]]]  # network, limit, params, x, labels
@@ -48,7 +51,42 @@ def truth_of(task: Task) -> tuple[Parts, float]:
     norms, summed, clipped, first, last = zip(*found, strict=True)
     means = [[sum(arrays) / len(task.x) for arrays in zip(*sums, strict=True)] for sums in (summed, clipped)]
     samples = [*first[0], *last[-1]]
-    return {"gradient": means[0], "norms": [np.concatenate(norms)], "clipped": means[1], "samples": samples}, limit
+    found = {"gradient": means[0], "norms": [np.concatenate(norms)], "clipped": means[1], "samples": samples}
+    return found | {"inputs": in_any_order(inputs_in_float64(task))}, limit
+
+
+def inputs_in_float64(task: Task) -> list[np.ndarray]:
+    """Of each layer 1/N sum of a a^T, a what one entry of its output sees, over samples and positions: (D, D).
+
+    The factor of the outputs is one of drawn labels: it differs from draw to draw, and is not compared.
+    """
+
+    def factor(layer, params, residuals, dy, context):
+        a = context.x
+        if not params:
+            return {}
+        if isinstance(layer, Conv2d):
+            size = params["weight"].shape[:2]
+            window = resolve("conv2d", a.shape[1:3], size, stride=layer.stride, padding=layer.padding)
+            a = jax.lax.conv_general_dilated_patches(
+                a, size, window.stride, window.padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+        a = a.reshape(-1, a.shape[-1])
+        return {"inputs": a.T @ a / len(dy)}
+
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"):
+        params, x = jax.tree.map(partial(jnp.asarray, dtype=jnp.float64), (task.params, task.x))
+        found = each_layer(task.network, LOSS, params, x, task.labels, factor)
+        return [np.asarray(of_layer["inputs"]) for of_layer in found.values() if of_layer]
+
+
+def in_any_order(factors: list[np.ndarray]) -> list[np.ndarray]:
+    """Trace and L2 norm of each: the same in whatever order the entries of an input are.
+
+    >>> in_any_order([np.array([[3.0, 0.0], [0.0, 4.0]])])
+    [array([7., 5.])]
+    """
+    return [np.array([np.trace(factor), np.linalg.norm(factor)], np.float64) for factor in factors]
 
 
 def plain(network: Layer, limit: float, params: Params, x, labels):
@@ -74,6 +112,19 @@ def our_clipped(network: Layer, limit: float, params: Params, x, labels):
     return jax.tree.map(lambda g: g / len(x), summed), {"norms": norms}
 
 
+def our_kfac(network: Layer, limit: float, params: Params, x, labels):
+    """The factors by one draw of the labels, beside the gradient of the batch."""
+    from jaxcnn.measure import kfac  # pyright: ignore[reportAttributeAccessIssue]
+
+    factors = kfac(network, LOSS, params, x, labels, fisher="model", key=jax.random.key(0))
+    return plain(network, limit, params, x, labels)[0], {"factors": factors}
+
+
+def _of_inputs(factors) -> list:
+    """Of each layer the factor (D, D) of its inputs without a bias' 1, from what `kfac` returns."""
+    return [inputs for inputs, _ in factors.values()]
+
+
 def plain_samples(network: Layer, limit: float, params: Params, x, labels):
     """By `vmap(grad)`."""
     each = _each_by_vmap(network, params, x, labels)
@@ -94,7 +145,7 @@ def plain_clipped(network: Layer, limit: float, params: Params, x, labels):
     return jax.tree.map(lambda g: jnp.tensordot(factors, g, 1), each), {"norms": norms}
 
 
-OURS: dict[str, Way] = {"samples": our_samples, "norms": our_norms, "clipped": our_clipped}
+OURS: dict[str, Way] = {"samples": our_samples, "norms": our_norms, "clipped": our_clipped, "kfac": our_kfac}
 PLAIN_JAX: dict[str, Way] = {"samples": plain_samples, "norms": plain_norms, "clipped": plain_clipped}
 
 
@@ -121,6 +172,8 @@ def step_variant(name: str, measure: str, program: Any, task: Task) -> Variant:
         if "samples" in found:
             each = [jax.tree.map(lambda g, i=i: g[i], found["samples"]) for i in FIRST_AND_LAST]
             parts["samples"] = [array for tree in each for array in task.flat(tree)]
+        if "factors" in found:
+            parts["inputs"] = in_any_order([np.asarray(a) for a in _of_inputs(found["factors"])])
         return parts
 
     return Variant(name, in_turn(partial(program, task.params, task.x, task.labels, jnp.float32(RATE))), answer)
@@ -145,8 +198,8 @@ def checked_by(variant: Variant, parts: tuple[str, ...], truth: Parts) -> Varian
     """The variant with its answer in these parts; what it is not asked for is right."""
 
     def answer():
-        found = variant.answer()
-        return truth | {name: found[name] for name in parts}  # pyright: ignore[reportArgumentType]
+        found: Any = variant.answer()
+        return truth | {name: found[name] for name in parts}
 
     return dataclasses.replace(variant, answer=answer)
 
@@ -159,7 +212,8 @@ def _each_by_vmap(network, params, x, labels):
 
 
 def _mean(each):
-    return jax.tree.map(lambda g: g.mean(axis=0), each)
+    """As a product: XLA's sum over the first axis takes fifty times as long on CPU."""
+    return jax.tree.map(lambda g: jnp.tensordot(jnp.full(len(g), 1 / len(g), g.dtype), g, 1), each)
 
 
 def _norms(each):

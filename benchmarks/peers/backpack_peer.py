@@ -4,7 +4,7 @@ import importlib.metadata
 
 import torch
 from backpack import backpack, extend
-from backpack.extensions import BatchGrad, BatchL2Grad
+from backpack.extensions import KFAC, BatchGrad, BatchL2Grad
 
 from .torch_measures import Measured, norms_of
 
@@ -25,17 +25,25 @@ def variants(measure, task, limit):
 
     def samples():
         back(BatchGrad)
-        return [p.grad_batch.mul_(N) for p in net.parameters]  # theirs are the shares of the mean
+        return {"samples": [p.grad_batch.mul_(N) for p in net.parameters]}  # theirs are the shares of the mean
 
     def norms():
         back(BatchL2Grad)
-        return N * torch.stack([p.batch_l2 for p in net.parameters]).sum(dim=0).sqrt()
+        return {"norms": N * torch.stack([p.batch_l2 for p in net.parameters]).sum(dim=0).sqrt()}
 
     def clipped():
         back(BatchGrad)
         factors = (limit / (N * norms_of([p.grad_batch for p in net.parameters]))).clamp(max=1)
         for p in net.parameters:
             p.grad = torch.tensordot(factors, p.grad_batch, 1)
+        return {}
+
+    def kfac():
+        back(KFAC)  # by one draw of the labels
+        return {
+            "inputs": [p.kfac[1] for p in net.parameters if len(p.kfac) == 2]
+        }  # a bias has that of the outputs alone
 
     part = "clipped" if measure == "clipped" else "gradient"
-    return [net.variant("BackPACK", {"samples": samples, "norms": norms, "clipped": clipped}[measure], part)]
+    ways = {"samples": samples, "norms": norms, "clipped": clipped, "kfac": kfac}
+    return [net.variant("BackPACK", ways[measure], part)]

@@ -25,7 +25,7 @@ def _samples(task, limit):
 
     def run():
         _back(net)
-        return [p.grad_sample for p in net.parameters]
+        return {"samples": [p.grad_sample for p in net.parameters]}
 
     return [net.variant("Opacus", run)]
 
@@ -36,11 +36,11 @@ def _norms(task, limit):
 
     def run():
         _back(net)
-        return norms_of([p.grad_sample for p in net.parameters])
+        return {"norms": norms_of([p.grad_sample for p in net.parameters])}
 
     def run_ghost():
         _back(ghost)
-        return ghost.model.get_norm_sample()
+        return {"norms": ghost.model.get_norm_sample()}
 
     return [net.variant("Opacus", run), ghost.variant(GHOST, run_ghost)]
 
@@ -57,11 +57,13 @@ def _clipped(task, limit):
         private.zero_grad()
         net.loss(*net.outputs_and_labels()).backward()
         private.pre_step()
+        return {}
 
     def run_ghost():
         private_ghost.zero_grad()
         ghost_loss(*ghost.outputs_and_labels()).backward()
         private_ghost.pre_step()
+        return {}
 
     return [net.variant("Opacus", run, "clipped"), ghost.variant(GHOST, run_ghost, "clipped")]
 
