@@ -191,4 +191,4 @@ def _notes(result):
     left_out = [f"{name} is left out: {reason}." for name, reason in result["left_out"].items()]
     where = f"{result['device']}, {result['cores']} cores, float32, batch {BATCH}; {versions}"
     empty = "Where nothing stands the library has no such measure."
-    return [f"{where}; load {min(loads):.1f} to {max(loads):.1f}. {empty}", *failed, *left_out]
+    return [f"{where}; load {min(loads):.1f} to {max(loads):.1f}.", empty, *failed, *left_out]

@@ -103,7 +103,8 @@ def test_the_table_has_the_ratios_and_names_what_fails():
         "| 4.0 |  | wrong |  | fails |"
     )
     assert notes == [
-        "cpu, 2 cores, float32, batch 128; jax 1; load 0.5 to 0.5. Where nothing stands the library has no such measure.",
+        "cpu, 2 cores, float32, batch 128; jax 1; load 0.5 to 0.5.",
+        "Where nothing stands the library has no such measure.",
         "lenet28: BackPACK broke.",
         "jax_privacy is left out: no.",
     ]
