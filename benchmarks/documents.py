@@ -50,7 +50,9 @@ def parts() -> Iterator[tuple[str, str, str]]:
 
 PRINTING = [
     f"docs/{name}.md"
-    for name in ("index", "tutorial", "blocks", "training", "scale", "diagnosis", "verify", "check_grads")
+    for name in (
+        "index", "tutorial", "blocks", "training", "scale", "change", "measure", "diagnosis", "verify", "check_grads"
+    )
 ]
 
 
