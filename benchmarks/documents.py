@@ -16,7 +16,7 @@ from jaxcnn import experiment, files
 from jaxcnn.recipe import Recipe
 from jaxcnn.recorder import Recorder
 
-from . import cifar, held_out, mixed, norm_relu, one_device, presets, recompute, scale, speed, streaming
+from . import cifar, feedback, held_out, mixed, norm_relu, one_device, presets, recompute, scale, speed, streaming
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,6 +38,7 @@ def parts() -> Iterator[tuple[str, str, str]]:
     yield "docs/training.md", "benchmarks/streaming.py", streaming.table()
     yield "docs/scale.md", "python -m benchmarks.mixed", mixed.table()
     yield "docs/scale.md", "python -m benchmarks.one_device", one_device.table()
+    yield "docs/change.md", "python -m benchmarks.feedback", feedback.table()
     yield "docs/blocks.md", "python -m benchmarks.recompute", recompute.table()
     yield "docs/blocks.md", "python -m benchmarks.norm_relu", norm_relu.table()
     yield "docs/scale.md", "python -m benchmarks.scale", scale.table()

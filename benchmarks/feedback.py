@@ -195,15 +195,15 @@ def picture(result: dict[str, Any]) -> bytes:
         curve, epochs = 100 * np.array(rows), np.arange(1, len(rows[0]) + 1)
         accuracy.plot(epochs, curve.mean(0), label=name, marker=".")
         accuracy.fill_between(epochs, curve.min(0), curve.max(0), alpha=0.2)
-    accuracy.set(title="Held out", xlabel="epoch", ylabel="accuracy (%)")
+    accuracy.set(title="On images held out", xlabel="epoch", ylabel="accuracy (%)")
     accuracy.legend()
     for axes, name in zip(others, list(rules(0))[1:], strict=True):
         runs = [row["angles"] for row in result["rows"] if row["rule"] == name]
         for layer in runs[0]:
             axes.plot(np.mean([angles[layer] for angles in runs], axis=0), label=layer, marker=".")
         axes.axhline(90, color="gray", linewidth=0.8)
-        axes.set(title=f"{name}: angle to the true gradient", xlabel="epoch", ylabel="degrees", ylim=(-3, 110))
-        axes.legend()
+        axes.set(title=name.capitalize(), xlabel="epoch", ylabel="angle to the true gradient (degrees)", ylim=(-3, 120))
+    others[1].legend(ncols=2, loc="upper right")
     for axes in (accuracy, *others):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
