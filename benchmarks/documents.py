@@ -52,7 +52,16 @@ def parts() -> Iterator[tuple[str, str, str]]:
 PRINTING = [
     f"docs/{name}.md"
     for name in (
-        "index", "tutorial", "blocks", "training", "scale", "change", "measure", "diagnosis", "verify", "check_grads"
+        "index",
+        "tutorial",
+        "blocks",
+        "training",
+        "scale",
+        "change",
+        "measure",
+        "diagnosis",
+        "verify",
+        "check_grads",
     )
 ]
 

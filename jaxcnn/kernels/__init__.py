@@ -7,6 +7,7 @@ Measured by `python -m benchmarks.speed`; docs/speed.md has the figures, and wha
 
 from .convolution import sum_over_positions
 from .correlations import correlate, input_gradient, kernel_gradient, kernel_gradient_and_squares
+from .moments import patch_moments
 from .program import LABELS, compiler_options, materialized, quick_jit
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "kernel_gradient",
     "kernel_gradient_and_squares",
     "materialized",
+    "patch_moments",
     "quick_jit",
     "sum_over_positions",
 ]

@@ -4,6 +4,8 @@ A measurement is a rule of `with_rules` that hands on dx as the layer does, and 
 gradients. It works on any network whose samples do not meet; under `jit`, too.
 """
 
+from .curvature import *
 from .noise import *
 from .passing import *
+from .products import *
 from .samples import *

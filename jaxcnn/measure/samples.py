@@ -8,6 +8,7 @@ what went in.
 (2)  norm      |g_n|^2   = sum over the layers of |g_n^l|^2,   dense: |x_n|^2 |delta_n|^2 + |delta_n|^2
 (3)  clipped   sum_n c_n g_n = sum_n (df/dw)^T (c_n delta_n),  c_n = min(1, C / |g_n|)
 (4)  variance  v = (1/N sum_n g_n^2 - (1/N sum_n g_n)^2) N / (N - 1),   of every single parameter
+(5)  dense     sum_n g_n^2 = sum_n x_n^2 (delta_n^2)^T
 
 (2) needs no g_n of a dense layer (Goodfellow 2015), and of a convolution one at a time or none, see
 `kernels.kernel_gradient_and_squares`. (3) is linear in delta: after the norms are known the gradients of the layers are
@@ -104,7 +105,7 @@ def gradient_norms(
 def _norms(network, loss, params, x, labels, key, train):
     found, E, outputs, scale = _passed(network, loss, params, x, labels, key, train, _with_squares)
     total, layers = _of_squares(network, found)
-    grads = _each_part(network, found, lambda layer, part: jax.tree.map(lambda g: g / scale, part["grads"]))
+    grads = each_part(network, found, lambda layer, part: jax.tree.map(lambda g: g / scale, part["grads"]))
     return SampleNorms(total, layers, grads, E, outputs, loss.reduction)
 
 
@@ -146,7 +147,7 @@ def _clipped(network, loss, params, x, labels, key, train, limit, weights):
         wide = dy * factors.reshape(-1, *[1] * (dy.ndim - 1))
         return _learned(layer, layer.backward(residuals, wide.astype(dy.dtype))[1])
 
-    return _each_part(network, found, scaled), norms
+    return each_part(network, found, scaled), norms
 
 
 def gradient_variance(network: Layer, loss: Loss, params: Params, x, labels, *, key=None, train: bool = True) -> Params:
@@ -168,12 +169,12 @@ def _variance(network, loss, params, x, labels, key, train):
     N = len(x)
     if N < 2:
         raise InputError(f"gradient_variance: x has {N} samples but must have at least 2")
-    found, *_ = _passed(network, loss, params, x, labels, key, train, _with_moment)
+    found, *_ = _passed(network, loss, params, x, labels, key, train, with_moment)
 
     def variance(layer, part):
         return jax.tree.map(lambda g, m: (m / N - (g / N) ** 2) * N / (N - 1), part["grads"], part["moment"])  # (4)
 
-    return _each_part(network, found, variance)
+    return each_part(network, found, variance)
 
 
 def _passed(network, loss, params, x, labels, key, train, rule):
@@ -181,12 +182,22 @@ def _passed(network, loss, params, x, labels, key, train, rule):
 
     dy is that of each sample's own loss, so that of the whole batch is its N-th part.
     """
+    outputs, way_back = forward_and_back(network, params, x, key, train, rule)
+    E, of_loss = loss.forward(outputs, labels)
+    scale = share_of_sample(loss, outputs)
+    return way_back(loss.backward(of_loss, jnp.asarray(scale, E.dtype))), E, outputs, scale
+
+
+def forward_and_back(network, params, x, key, train, rule):
+    """The outputs, and the function from dE/d(outputs) to what the rule leaves of each layer with parameters."""
     network = with_rules(relu_after_pool(network), {lambda name, layer: not layer.children(): rule})
     outputs, residuals = network.forward(params, x, train=train, key=key)
-    E, of_loss = loss.forward(outputs, labels)
-    scale = len(x) if loss.reduction == "mean" else 1
-    _, found = network.backward(residuals, loss.backward(of_loss, jnp.asarray(scale, E.dtype)))
-    return found, E, outputs, scale
+    return outputs, lambda dy: network.backward(residuals, dy)[1]
+
+
+def share_of_sample(loss, outputs):
+    """What makes a sample's share of E its own loss."""
+    return len(outputs) if loss.reduction == "mean" else 1
 
 
 def _each(layer, params, residuals, dy, context):
@@ -207,11 +218,15 @@ def _with_deltas(layer, params, residuals, dy, context):
     return _dx(layer, residuals, dy), {"squares": squares, "kept": (residuals, dy)}
 
 
-def _with_moment(layer, params, residuals, dy, context):
+def with_moment(layer, params, residuals, dy, context):
     if not params:
         return layer.backward(residuals, dy)
     dx, grads = layer.backward(residuals, dy)
     grads = _learned(layer, grads)
+    if type(layer) is Dense:  # (5)
+        own = {"weight": context.x * context.x, "bias": jnp.ones((len(dy), 1), dy.dtype)}
+        squares = {name: (own[name].T @ (dy * dy)).reshape(g.shape) for name, g in grads.items()}
+        return dx, {"grads": grads, "moment": squares}
 
     def add(moment, each):
         return jax.tree.map(lambda m, g: m + (g * g).sum(axis=0), moment, each), None
@@ -250,8 +265,7 @@ def _squares(layer, params, residuals, dy, context):
     """(2) for one layer: its gradients of all samples together, and the square of each one's (N,)."""
     x = context.x
     if type(layer) is Conv2d and layer.connections is None:
-        facts = {name: getattr(layer, name) for name in ("stride", "padding", "dilation")}
-        window = resolve("conv2d", x.shape[1:3], params["weight"].shape[:2], **facts)
+        window = window_of(layer, params, x)
         dweight, dbias, squares = kernel_gradient_and_squares(x, dy, window, layer.groups, bias=layer.bias)
         return {"weight": dweight} | ({"bias": dbias} if layer.bias else {}), squares
     grads = _learned(layer, layer.backward(residuals, dy)[1])
@@ -259,6 +273,12 @@ def _squares(layer, params, residuals, dy, context):
         return grads, _square(dy) * (_square(x) + layer.bias)
     _, squares = _through_samples(lambda _, each: (None, _square_of_tree(each)), None, layer, params, dy, context)
     return grads, squares.reshape(-1)
+
+
+def window_of(layer, params, x):
+    """That of a convolution, resolved against x."""
+    facts = {name: getattr(layer, name) for name in ("stride", "padding", "dilation")}
+    return resolve("conv2d", x.shape[1:3], params["weight"].shape[:2], **facts)
 
 
 def _through_samples(step, start, layer, params, dy, context):
@@ -287,9 +307,9 @@ def _of_squares(network, found):
     return jnp.sqrt(sum(squares.values())), {path: jnp.sqrt(each) for path, each in squares.items()}
 
 
-def _each_part(network, found, change):
+def each_part(network, found, change):
     """A tree by the layers' names with `change(layer, part)` of what was found of each layer with parameters."""
     if not network.children():
         return change(network, found)
     children = network.children()
-    return {name: _each_part(children[name], part, change) for name, part in found.items()}
+    return {name: each_part(children[name], part, change) for name, part in found.items()}
