@@ -132,7 +132,7 @@ def in_jax(of: str, task: nets.Task, limit: float) -> tuple[list[Variant], dict[
         "plain step": ("plain", plain, compiler_options()),
         "ours": (of, OURS[of], compiler_options()),
     }
-    if of in PLAIN_JAX:
+    if of in PLAIN_JAX:  # not KFAC
         ways["vmap(grad)"] = of, PLAIN_JAX[of], None
     variants, needed = [], {}
     for name, (what, way, options) in ways.items():
@@ -190,4 +190,5 @@ def _notes(result):
     failed = dict.fromkeys(f"{row['net']}: {row['failed']}." for row in result["rows"] if "failed" in row)
     left_out = [f"{name} is left out: {reason}." for name, reason in result["left_out"].items()]
     where = f"{result['device']}, {result['cores']} cores, float32, batch {BATCH}; {versions}"
-    return "\n".join([f"{where}; load {min(loads):.1f} to {max(loads):.1f}.", *failed, *left_out]).split("\n")
+    empty = "Where nothing stands the library has no such measure."
+    return [f"{where}; load {min(loads):.1f} to {max(loads):.1f}.", empty, *failed, *left_out]

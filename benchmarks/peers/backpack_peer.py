@@ -7,6 +7,7 @@ from backpack import backpack, extend
 from backpack.extensions import KFAC, BatchGrad, BatchL2Grad
 
 from .torch_measures import Measured, norms_of
+from .torch_peer import Block
 
 VERSIONS = {"backpack": importlib.metadata.version("backpack-for-pytorch")}
 
@@ -39,6 +40,8 @@ def variants(measure, task, limit):
         return {}
 
     def kfac():
+        if any(isinstance(part, Block) for part in net.plain.modules()):
+            raise NotImplementedError("its extensions of second order do not know a residual block")
         back(KFAC)  # by one draw of the labels
         return {
             "inputs": [p.kfac[1] for p in net.parameters if len(p.kfac) == 2]

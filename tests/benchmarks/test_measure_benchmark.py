@@ -83,7 +83,7 @@ def test_a_wrong_measure_has_no_time_and_is_named(monkeypatch, capsys):
     }
 
 
-def test_the_table_has_the_ratios_and_names_what_fails(monkeypatch):
+def test_the_table_has_the_ratios_and_names_what_fails():
     times = {"error": 1e-7, "ratio": 1.0, "ratio_quartiles": [1.0, 1.0], "load": 0.5, "bytes": 100}
     about = {"net": "lenet28", "measure": "samples"}
     found = [
@@ -104,6 +104,7 @@ def test_the_table_has_the_ratios_and_names_what_fails(monkeypatch):
     )
     assert notes == [
         "cpu, 2 cores, float32, batch 128; jax 1; load 0.5 to 0.5.",
+        "Where nothing stands the library has no such measure.",
         "lenet28: BackPACK broke.",
         "jax_privacy is left out: no.",
     ]
