@@ -107,7 +107,7 @@ def test_every_package_that_is_imported_is_in_an_extra():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module]
-            called = {"sklearn": "scikit_learn", "PIL": "pillow", "absl": "absl_py"}
+            called = {"sklearn": "scikit_learn", "PIL": "pillow", "absl": "absl_py", "backpack": "backpack_for_pytorch"}
             packages = {called.get(name.partition(".")[0], name.partition(".")[0]) for name in names}
             assert packages <= known | sys.stdlib_module_names, path
 
