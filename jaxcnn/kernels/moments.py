@@ -47,8 +47,8 @@ def patch_moments(x: jax.Array, window: Window, groups: int) -> tuple[jax.Array,
     x = jnp.moveaxis(x.reshape(*x.shape[:3], groups, -1), 3, 0)
     (H, W), (P, Q) = window.size, window.output
     by_distance = window.stride == (1, 1) and 2 * P * Q >= H * W  # else most places are outside
-    moment = jax.vmap(lambda x: (_by_distance if by_distance else _by_patches)(x, window))(x)
-    return (moment + moment.swapaxes(1, 2)) / 2, jax.vmap(lambda x: _total(x, window))(x)
+    moment = _by_distance if by_distance else _by_patches
+    return jax.vmap(lambda x: (moment(x, window), _total(x, window)))(x)
 
 
 def _by_patches(x, window):
@@ -67,34 +67,37 @@ def _by_distance(x, window):
     padding = (((U - 1) * d,) * 2, ((V - 1) * e,) * 2)
     wide = resolve("conv2d", window.size, (2 * U - 1, 2 * V - 1), padding=padding, dilation=window.dilation)
     r, _ = kernel_gradient(x, x, wide, 1, bias=False)
-    u, v = (jnp.array(axis) for axis in zip(*window.taps, strict=True))
-    R = r[u[:, None] - u + U - 1, v[:, None] - v + V - 1]  # (4): (UV, UV, I, I)
-    for taps, a in _outside(x, window):
-        seen = jnp.array([u * V + v for u, v in taps])
-        square = _square(a).reshape(len(taps), I, len(taps), I).swapaxes(1, 2)
-        R = R.at[seen[:, None], seen].add(-square)  # (3)
-    return R.swapaxes(1, 2).reshape(U * V * I, U * V * I)
+    r = (r + r[::-1, ::-1].swapaxes(2, 3)) / 2  # symmetric as it is, but for rounding
+    r = r[::-1, ::-1].transpose(2, 0, 1, 3)  # so that what a tap needs of it lies side by side: no large transpose
+    rows = [r[:, U - 1 - u : 2 * U - 1 - u, V - 1 - v : 2 * V - 1 - v] for u, v in window.taps]  # (4)
+    moment = jnp.stack(rows).reshape(U, V, I, U, V, I)
+    for us, vs, a in _outside(x, window):
+        square = _square(a.reshape(*a.shape[:2], -1, I)).reshape(a.shape[2:] * 2)
+        moment = moment.at[us, vs, :, us, vs].add(-square)  # (3)
+    return moment.reshape(U * V * I, U * V * I)
 
 
-def _outside(x, window) -> Iterator[tuple[list, jax.Array]]:
-    """Each row, and then each column, of places outside: the taps that see x there, and what they see (N, ., taps, I).
+def _outside(x, window) -> Iterator[tuple[slice, slice, jax.Array]]:
+    """Each row, and then each column, of places outside: the taps (u, v) that see x there, and what they see.
 
-    The rows have no end, the columns that of the output.
+    That is (N, places, taps, taps, I). The rows have no end, the columns that of the output.
     """
     (U, V), (P, Q), (d, e), (H, W) = window.kernel, window.output, window.dilation, window.size
     ((top, bottom), (left, _)) = window.padding
     endless = jnp.pad(x, ((0, 0), (0, 0), ((V - 1) * e,) * 2, (0, 0)))
     for p in (*range(top - (U - 1) * d, 0), *range(P, H + top)):
-        rows = {u: p + u * d - top for u in range(U)}
-        taps = [(u, v) for u, v in window.taps if 0 <= rows[u] < H]
-        if taps:
-            yield taps, jnp.stack([endless[:, rows[u], v * e : v * e + W + (V - 1) * e] for u, v in taps], axis=2)
+        us = [u for u in range(U) if 0 <= p + u * d - top < H]
+        if us:
+            rows = jnp.stack([endless[:, p + u * d - top] for u in us], axis=2)
+            seen = jnp.stack([rows[:, v * e : v * e + W + (V - 1) * e] for v in range(V)], axis=3)
+            yield slice(us[0], us[-1] + 1), slice(0, V), seen
     high = jnp.pad(x, ((0, 0), (top, bottom), (0, 0), (0, 0)))
     for q in (*range(left - (V - 1) * e, 0), *range(Q, W + left)):
-        columns = {v: q + v * e - left for v in range(V)}
-        taps = [(u, v) for u, v in window.taps if 0 <= columns[v] < W]
-        if taps:
-            yield taps, jnp.stack([high[:, u * d : u * d + P, columns[v]] for u, v in taps], axis=2)
+        vs = [v for v in range(V) if 0 <= q + v * e - left < W]
+        if vs:
+            columns = jnp.stack([high[:, :, q + v * e - left] for v in vs], axis=2)
+            seen = jnp.stack([columns[:, u * d : u * d + P] for u in range(U)], axis=2)
+            yield slice(0, U), slice(vs[0], vs[-1] + 1), seen
 
 
 def _square(a):

@@ -23,13 +23,13 @@ Convolution Layers*. Tests: tests/measure/test_curvature.py.
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from ..errors import InputError, check_count, check_key, shown
-from ..geometry import resolve
 from ..kernels import patch_moments
 from ..layers.base import Layer, Params, walk
 from ..layers.conv import Conv2d
@@ -133,12 +133,12 @@ def kfac(
     >>> params = {"weight": jnp.zeros((1, 2)), "bias": jnp.zeros(2)}
     >>> x, labels = jnp.array([[2.0], [4.0]]), jnp.array([0, 1])
     >>> found = kfac(Dense(2), SoftmaxCrossEntropy(), params, x, labels, fisher="exact")[""]
-    >>> print(found.A, found.S.round(3))
+    >>> print(found.A.round(3), found.S.round(3))
     [[10.  3.]
      [ 3.  1.]] [[ 0.25 -0.25]
      [-0.25  0.25]]
     >>> print(found.solve({"weight": jnp.array([[1.0, -1.0]]), "bias": jnp.array([0.5, -0.5])}, 0.1)["bias"].round(2))
-    [-0.   0.]
+    [ 0.25 -0.25]
     """
     if fisher not in FISHER:
         raise InputError(f"kfac: fisher is {shown(fisher)} but must be one of {', '.join(FISHER)}")
@@ -152,7 +152,7 @@ def kfac(
 
 
 def _kfac(network, loss, params, x, labels, fisher, key, train):
-    drawing, key = (None, None) if key is None else jax.random.split(key)
+    drawing, key = _halves(key)
     outputs, way_back = forward_and_back(network, params, x, key, train, _with_factors)
     if fisher == "true":
         _, of_loss = loss.forward(outputs, labels)
@@ -174,26 +174,33 @@ def _with_factors(layer, params, residuals, dy, context):
         return layer.backward(residuals, dy)
     x = context.x
     if type(layer) is Conv2d and layer.connections is None:
-        found = _factors(x, dy, window_of(layer, params, x), layer.groups, layer.bias)
-    elif type(layer) is Dense:  # a convolution of one place
-        found = _factors(x[:, None, None], dy[:, None, None], resolve("dense", (1, 1), (1, 1)), 1, layer.bias)
+        found = _of_convolution(x, dy, window_of(layer, params, x), layer.groups, layer.bias)
+    elif type(layer) is Dense:
+        a = _wide(jnp.concatenate([x, jnp.ones((len(x), 1), x.dtype)], axis=1) if layer.bias else x)
+        found = Factors(_mean_square(a), _mean_square(_wide(dy)), 1)
     else:
         dx, part = with_moment(layer, params, residuals, dy, context)
         return dx, {"found": Diagonal(jax.tree.map(lambda m: m / len(dy), part["moment"]))}
     return layer.backward(residuals, dy)[0], {"found": found}
 
 
-def _factors(x, dy, window, groups, bias):
-    """(4) for x (N, H, W, I) and dy (N, P, Q, O)."""
-    T, wide = math.prod(window.output), jnp.promote_types(dy.dtype, jnp.float32)
-    A, total = patch_moments(x, window, groups)
+def _of_convolution(x, dy, window, groups, bias):
+    T = math.prod(window.output)
+    A, total = (found / (len(x) * T) for found in patch_moments(x, window, groups))
     if bias:
-        count = jnp.full((groups, 1, 1), len(x) * T, A.dtype)
-        A = jnp.block([[A, total[:, :, None]], [total[:, None], count]])
-    g = dy.astype(wide).reshape(-1, groups, dy.shape[3] // groups)
-    S = jnp.einsum("rgi,rgj->gij", g, g, precision=lax.Precision.HIGHEST)
-    A, S = (factor / (len(x) * T) for factor in (A, S))
+        A = jnp.block([[A, total[:, :, None]], [total[:, None], jnp.ones((groups, 1, 1), A.dtype)]])
+    S = jax.vmap(_mean_square, 1)(_wide(dy).reshape(-1, groups, dy.shape[3] // groups))
     return Factors(A, S, T) if groups > 1 else Factors(A[0], S[0], T)
+
+
+def _wide(array):
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def _mean_square(rows):
+    """The mean of a a^T over rows a, divided before it is large."""
+    rows = rows / math.sqrt(len(rows))
+    return jnp.matmul(rows.T, rows, precision=lax.Precision.HIGHEST)
 
 
 def ggn_diagonal(
@@ -228,7 +235,7 @@ def ggn_diagonal(
 
 
 def _ggn_diagonal(network, loss, params, x, labels, samples, key, train):
-    drawing, key = (None, None) if key is None else jax.random.split(key)
+    drawing, key = _halves(key)
     outputs, way_back = forward_and_back(network, params, x, key, train, with_moment)
     c = _weights(loss, outputs, labels) / (samples or 1)
 
@@ -239,6 +246,11 @@ def _ggn_diagonal(network, loss, params, x, labels, samples, key, train):
     if samples is None:
         return _summed(lambda k: squares(_column(outputs, k)), _columns(outputs))  # (2)
     return _summed(lambda key: squares(_drawn(loss, outputs, key)), jax.random.split(drawing, samples))  # (3)
+
+
+def _halves(key) -> tuple[Any, Any]:
+    """Two keys of one: to draw from, and for the network."""
+    return (None, None) if key is None else tuple(jax.random.split(key))
 
 
 def _check_root(name, loss):

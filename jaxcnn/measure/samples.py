@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from ..errors import InputError, is_number, shown
 from ..geometry import resolve
-from ..kernels import kernel_gradient_and_squares
+from ..kernels import kernel_gradient_and_squares, materialized
 from ..layers.base import Layer, Params, walk
 from ..layers.conv import Conv2d
 from ..layers.dense import Dense
@@ -201,7 +201,11 @@ def share_of_sample(loss, outputs):
 
 
 def _each(layer, params, residuals, dy, context):
-    return _dx(layer, residuals, dy), _of_samples(layer, params, context)(context.x, dy) if params else {}
+    if not params:
+        return layer.backward(residuals, dy)
+    each = _of_samples(layer, params, context)(context.x, dy)
+    # or XLA on CPU computes them again for whoever sums them, too
+    return _dx(layer, residuals, dy), {name: materialized(g) for name, g in each.items()}
 
 
 def _with_squares(layer, params, residuals, dy, context):
@@ -298,7 +302,8 @@ def _square(array):
 
 
 def _square_of_tree(each):
-    return sum(map(_square, jax.tree.leaves(each)))
+    first, *others = map(_square, jax.tree.leaves(each))
+    return sum(others, first)
 
 
 def _of_squares(network, found):
