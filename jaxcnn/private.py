@@ -326,7 +326,7 @@ def noise_for(target: float, sampling: PoissonSampling, steps: int, delta: float
     bracket = dp_accounting.LowerEndpointAndGuess(0.3, 1.0)
     try:
         return float(dp_accounting.calibrate_dp_mechanism(accountant, event, target, delta, bracket, tol=1e-3))
-    except dp_accounting.NoBracketIntervalFoundError:
+    except dp_accounting.mechanism_calibration.NoBracketIntervalFoundError:
         raise InputError(
             f"noise_for: target is {shown(target)} but must be an epsilon of a noise of at least 0.3"
         ) from None
