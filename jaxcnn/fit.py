@@ -131,7 +131,7 @@ def fit(
     data = images, labels
     probe = tuple(part[:batch_size] for part in data)
     if validation is not None:
-        probe = _pair(network, loss, state.averaged, validation)
+        probe = validation_pair("fit", network, loss, state.averaged, validation)
     state = plan.placed(state)
     progress = (
         Progress(state)
@@ -252,14 +252,16 @@ def _resumed(resume, state, validated, steps):
     return resume
 
 
-def _pair(network, loss, params, validation):
+def validation_pair(name, network, loss, params, validation):
     """The images and labels to evaluate; a sentence about them says so."""
     if not isinstance(validation, tuple | list) or len(validation) != 2:
-        raise InputError(f"fit: validation is of type {type(validation).__name__} but must be a pair, (images, labels)")
+        raise InputError(
+            f"{name}: validation is of type {type(validation).__name__} but must be a pair, (images, labels)"
+        )
     try:
         images, labels = check_samples(network, loss, validation[0], in_host_memory(validation[1]))
         images = images if isinstance(images, Streamed) else cast(params, images)
         jax.eval_shape(network.apply, params, cast(params, images[:1]))
     except InputError as error:
-        raise InputError(f"fit: validation: {error}") from None
+        raise InputError(f"{name}: validation: {error}") from None
     return images, labels

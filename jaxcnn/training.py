@@ -141,7 +141,7 @@ def gradients(
         summed, outputs, statistics = _one_after_another(of_part, x, labels, key, accumulate)
     grads, E = total(summed, batch_axis)
     penalty, of_penalty = network.penalty(params)
-    return _added(grads, of_penalty), E + penalty, outputs, statistics
+    return added(grads, of_penalty), E + penalty, outputs, statistics
 
 
 def _share(network, loss, x, labels, batch_axis, accumulate):
@@ -178,11 +178,11 @@ def _one_after_another(of_part, x, labels, key, count):
     return summed, joined(outputs), reduce(pooled_statistics, each)
 
 
-def _added(grads, others):
+def added(grads, others):
     """grads with those of `others`, which has some of its entries, added."""
     if not isinstance(grads, dict):
         return grads + others
-    return {name: _added(grad, others[name]) if name in others else grad for name, grad in grads.items()}
+    return {name: added(grad, others[name]) if name in others else grad for name, grad in grads.items()}
 
 
 def _step(network, loss, optimizer, plan, state, x, labels, augment=None):

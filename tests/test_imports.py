@@ -20,7 +20,7 @@ LEVELS = [
     {"operation", "geometry", "initializers", "sgd", "spread", "data", "kernels"},
     {"layers", "losses"},
     {"plan", "training", "change"},
-    {"fit", "progress", "recovery", "inspect", "measure"},
+    {"fit", "progress", "recovery", "inspect", "measure", "private"},
     {"recipe", "store"},
     {"zoo", "verify"},
     {"experiment", "saved"},

@@ -33,7 +33,7 @@ from .steps import (
 
 RESULT = Path(__file__).parents[1] / "results" / "measure.json"
 NETS = ("lenet28", "cnn28", "vgg32", "resnet32")
-MEASURES = ("samples", "norms", "clipped")  # "kfac" too, once `jaxcnn.measure` has it
+MEASURES = ("samples", "norms", "clipped", "kfac")
 PEERS = {  # what each has
     "jax_privacy": ("clipped",),
     "opacus": ("samples", "norms", "clipped"),

@@ -16,7 +16,7 @@ from benchmarks.speed.timing import Variant, compiled, in_turn
 from jaxcnn.geometry import resolve
 from jaxcnn.layers.base import Layer, Params
 from jaxcnn.layers.conv import Conv2d
-from jaxcnn.measure import clipped_gradient, each_layer, gradient_norms, sample_gradients
+from jaxcnn.measure import clipped_gradient, each_layer, gradient_norms, kfac, sample_gradients
 from jaxcnn.training import gradients
 
 CHUNK = 32
@@ -114,8 +114,6 @@ def our_clipped(network: Layer, limit: float, params: Params, x, labels):
 
 def our_kfac(network: Layer, limit: float, params: Params, x, labels):
     """The factors by one draw of the labels, beside the gradient of the batch."""
-    from jaxcnn.measure import kfac  # pyright: ignore[reportAttributeAccessIssue]
-
     factors = kfac(network, LOSS, params, x, labels, fisher="model", key=jax.random.key(0))
     return plain(network, limit, params, x, labels)[0], {"factors": factors}
 
