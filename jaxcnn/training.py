@@ -218,8 +218,7 @@ def _compiled(function, static_argnums):
 
 def run_compiled(function, static_argnums, *args):
     """`function` compiled and kept; inside of another program, where options are refused, a part of that."""
-    inside = bool(compiler_options()) and is_traced(args)
-    return (function if inside else _compiled(function, static_argnums))(*args)
+    return (function if is_traced(args) else _compiled(function, static_argnums))(*args)
 
 
 def is_traced(*trees) -> bool:

@@ -14,7 +14,7 @@ from benchmarks.speed.nets import LOSS, RATE, Task
 from benchmarks.speed.peers import module_of
 from benchmarks.speed.timing import Variant, compiled, in_turn
 from jaxcnn.geometry import resolve
-from jaxcnn.layers.base import Layer, Params
+from jaxcnn.layers.base import Layer, Params, walk
 from jaxcnn.layers.conv import Conv2d
 from jaxcnn.measure import clipped_gradient, each_layer, gradient_norms, kfac, sample_gradients
 from jaxcnn.training import gradients
@@ -118,9 +118,11 @@ def our_kfac(network: Layer, limit: float, params: Params, x, labels):
     return plain(network, limit, params, x, labels)[0], {"factors": factors}
 
 
-def _of_inputs(factors) -> list:
-    """Of each layer the factor (D, D) of its inputs without a bias' 1, from what `kfac` returns."""
-    return [inputs for inputs, _ in factors.values()]
+def _of_inputs(task: Task, factors) -> list[np.ndarray]:
+    """Of each layer the factor (D, D) of its inputs, summed over positions, without a bias' 1, from `kfac`'s."""
+    learning = [params["weight"] for _, _, params in walk(task.network, task.params) if params]
+    sizes = [weight.size // weight.shape[-1] for weight in learning]
+    return [np.asarray(f.positions * f.A[:D, :D]) for f, D in zip(factors.values(), sizes, strict=True)]
 
 
 def plain_samples(network: Layer, limit: float, params: Params, x, labels):
@@ -171,7 +173,7 @@ def step_variant(name: str, measure: str, program: Any, task: Task) -> Variant:
             each = [jax.tree.map(lambda g, i=i: g[i], found["samples"]) for i in FIRST_AND_LAST]
             parts["samples"] = [array for tree in each for array in task.flat(tree)]
         if "factors" in found:
-            parts["inputs"] = in_any_order([np.asarray(a) for a in _of_inputs(found["factors"])])
+            parts["inputs"] = in_any_order(_of_inputs(task, found["factors"]))
         return parts
 
     return Variant(name, in_turn(partial(program, task.params, task.x, task.labels, jnp.float32(RATE))), answer)

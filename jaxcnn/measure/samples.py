@@ -13,7 +13,8 @@ what went in.
 (2) needs no g_n of a dense layer (Goodfellow 2015), and of a convolution one at a time or none, see
 `kernels.kernel_gradient_and_squares`. (3) is linear in delta: after the norms are known the gradients of the layers are
 computed from the deltas that were kept, and no dx a second time: book-keeping (Bu et al. 2022, *Differentially Private
-Optimization on Large Model at Small Cost*). Tests: tests/measure/test_samples.py.
+Optimization on Large Model at Small Cost*); of a layer whose g_n are smaller than its deltas these are kept.
+Tests: tests/measure/test_samples.py.
 """
 
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 
 from ..errors import InputError, is_number, shown
 from ..geometry import resolve
-from ..kernels import kernel_gradient_and_squares, materialized
+from ..kernels import kernel_gradient, kernel_gradient_and_squares, materialized
 from ..layers.base import Layer, Params, walk
 from ..layers.conv import Conv2d
 from ..layers.dense import Dense
@@ -143,6 +144,8 @@ def _clipped(network, loss, params, x, labels, key, train, limit, weights):
         factors = factors * weights
 
     def scaled(layer, part):
+        if "each" in part:
+            return jax.tree.map(lambda g: jnp.tensordot(factors.astype(g.dtype), g, 1), part["each"])
         residuals, dy = part["kept"]
         wide = dy * factors.reshape(-1, *[1] * (dy.ndim - 1))
         return _learned(layer, layer.backward(residuals, wide.astype(dy.dtype))[1])
@@ -218,6 +221,9 @@ def _with_squares(layer, params, residuals, dy, context):
 def _with_deltas(layer, params, residuals, dy, context):
     if not params:
         return layer.backward(residuals, dy)
+    if len(dy) * _size(params) <= dy.size:  # where a layer has fewer parameters than outputs, that is less to keep
+        each = _of_samples(layer, params, context)(context.x, dy)
+        return _dx(layer, residuals, dy), {"squares": _square_of_tree(each), "each": each}
     _, squares = _squares(layer, params, residuals, dy, context)
     return _dx(layer, residuals, dy), {"squares": squares, "kept": (residuals, dy)}
 
@@ -255,7 +261,16 @@ def _of_samples(layer, params, context):
         _, residuals = layer.forward(params, x[None], train=context.train, key=context.key)
         return _learned(layer, layer.backward(residuals, dy[None])[1])
 
-    return jax.vmap(of_one)
+    def of_convolution(x, dy):  # as many gradients as there are samples, in which XLA on CPU copies nothing
+        x, dy = (array.reshape(-1, 1, *array.shape[1:]) for array in (x, dy))
+        dweight, dbias = kernel_gradient(x, dy, window_of(layer, params, context.x), layer.groups, bias=layer.bias)
+        return {"weight": dweight} | ({"bias": dbias} if layer.bias else {})
+
+    return of_convolution if _is_plain_convolution(layer) else jax.vmap(of_one)
+
+
+def _is_plain_convolution(layer):
+    return type(layer) is Conv2d and layer.connections is None
 
 
 def _learned(layer, grads):
@@ -268,7 +283,7 @@ def _learned(layer, grads):
 def _squares(layer, params, residuals, dy, context):
     """(2) for one layer: its gradients of all samples together, and the square of each one's (N,)."""
     x = context.x
-    if type(layer) is Conv2d and layer.connections is None:
+    if _is_plain_convolution(layer):
         window = window_of(layer, params, x)
         dweight, dbias, squares = kernel_gradient_and_squares(x, dy, window, layer.groups, bias=layer.bias)
         return {"weight": dweight} | ({"bias": dbias} if layer.bias else {}), squares
@@ -287,12 +302,16 @@ def window_of(layer, params, x):
 
 def _through_samples(step, start, layer, params, dy, context):
     """A scan over the samples' gradients, no more of them at a time than have the size of the layer's input."""
-    x, N, count = context.x, len(dy), sum(leaf.size for leaf in jax.tree.leaves(params))
-    most = max(1, x.size // count)
+    x, N = context.x, len(dy)
+    most = max(1, x.size // _size(params))
     at_a_time = max(n for n in range(1, N + 1) if N % n == 0 and n <= most)
     of_samples = _of_samples(layer, params, context)
     given = jax.tree.map(lambda array: array.reshape(-1, at_a_time, *array.shape[1:]), (x, dy))
     return jax.lax.scan(lambda carried, part: step(carried, of_samples(*part)), start, given)
+
+
+def _size(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def _square(array):
