@@ -1,5 +1,8 @@
 """One step, one epoch, and evaluation."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -273,3 +276,18 @@ def test_a_state_in_place_of_its_parameters_is_refused(images):
     ):
         with pytest.raises(InputError, match="params is of type TrainState but must be a dict, from init; a"):
             call()
+
+
+def test_the_first_call_in_a_process_may_be_inside_of_a_jit():
+    script = """
+import jax, jax.numpy as jnp
+from jaxcnn import SGD, Dense, SoftmaxCrossEntropy, compiler_options, init_state, train_step
+state = init_state(Dense(2), SGD(0.1), jax.random.key(0), (3,))
+args = state, jnp.ones((4, 3)), jnp.zeros(4, int)
+traced, _ = jax.jit(lambda *args: train_step(Dense(2), SoftmaxCrossEntropy(), SGD(0.1), *args))(*args)
+inside = jax.jit(lambda x: x + len(compiler_options()))(0)
+assert inside == len(compiler_options())
+print(int(traced.step))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "1", done.stderr

@@ -97,7 +97,8 @@ def _known_on_cpu(*options: tuple[str, Any]) -> bool:
     if jax.default_backend() != "cpu":
         return False
     try:
-        jax.jit(lambda x: x, compiler_options=dict(options))(0)
+        with jax.ensure_compile_time_eval():  # the first call may be inside of a jit
+            jax.jit(lambda x: x, compiler_options=dict(options))(0)
     except jax.errors.JaxRuntimeError:
         return False
     return True
