@@ -161,8 +161,8 @@ def table(found: dict[str, Any] | None = None) -> str:
     """The result as Markdown; angles are the means over the seeds of the layers but the last, whose angle is 0."""
     result: dict[str, Any] = json.loads(RESULT.read_text()) if found is None else found
     lines = [
-        "| way back | learning rate | test accuracy, mean (least to most) | angle before | after | seconds per epoch |",
-        "|---|---|---|---|---|---|",
+        "| way back | learning rate | test accuracy, mean (least to most) | angle before | after |",
+        "|---|---|---|---|---|",
     ]
     for name in rules(0):
         rows = [row for row in result["rows"] if row["rule"] == name]
@@ -171,8 +171,7 @@ def table(found: dict[str, Any] | None = None) -> str:
         before, after = (
             statistics.mean(each[i] for row in rows for each in list(row["angles"].values())[:-1]) for i in (0, -1)
         )
-        seconds = statistics.median(row["seconds_per_epoch"] for row in rows)
-        lines.append(f"| {name} | {rows[0]['rate']} | {reached} | {before:.0f}° | {after:.0f}° | {seconds:.1f} |")
+        lines.append(f"| {name} | {rows[0]['rate']} | {reached} | {before:.0f}° | {after:.0f}° |")
     seeds = len({row["seed"] for row in result["rows"]})
     return "\n".join(
         [

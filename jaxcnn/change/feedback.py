@@ -13,8 +13,8 @@ learning* (2016). B has the distribution of the layer's first weights.
 (3) Liao, Leibo & Poggio, *How important is weight symmetry in backpropagation?* (2016), their uSF, S = sign(w); Xiao,
 Chen, Liao & Poggio, *Biologically-plausible learning algorithms can scale to large datasets* (2019). The scale a is
 this library's, for theirs need batch norm or updates of one size: of all multiples of sign(w) S is the nearest to w.
-(4) Nøkland, *Direct feedback alignment provides learning in deep neural networks* (2016). On average B e is as long as
-e is.
+(4) Nøkland, *Direct feedback alignment provides learning in deep neural networks* (2016). The distribution of B is this
+library's: on average B e is as long as e is.
 Tests: tests/change/test_feedback.py.
 """
 

@@ -214,7 +214,7 @@ def test_direct_feedback_of_one_layer_with_parameters_is_backpropagation(rng):
     jax.tree.map(np.testing.assert_array_equal, *found)
 
 
-def test_b_is_as_long_on_average_as_the_papers_say():
+def test_b_is_on_average_as_long_as_the_formulas_say():
     e = jax.random.normal(KEY, (200, 10))
     rule = DirectFeedback()
     back = e @ rule._drawn("/conv2", e, jnp.zeros((200, 12, 12, 6)))
