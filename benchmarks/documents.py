@@ -13,10 +13,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxcnn import experiment, files
+from jaxcnn.measuring import Measuring
 from jaxcnn.recipe import Recipe
 from jaxcnn.recorder import Recorder
 
-from . import cifar, feedback, held_out, mixed, norm_relu, one_device, presets, recompute, scale, speed, streaming
+from . import (
+    cifar,
+    feedback,
+    held_out,
+    measure,
+    mixed,
+    norm_relu,
+    one_device,
+    presets,
+    private,
+    recompute,
+    scale,
+    speed,
+    streaming,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,6 +54,8 @@ def parts() -> Iterator[tuple[str, str, str]]:
     yield "docs/scale.md", "python -m benchmarks.mixed", mixed.table()
     yield "docs/scale.md", "python -m benchmarks.one_device", one_device.table()
     yield "docs/change.md", "python -m benchmarks.feedback", feedback.table()
+    yield "docs/measure.md", "python -m benchmarks.private", private.table()
+    yield "docs/measure.md", "python -m benchmarks.measure", measure.table()
     yield "docs/blocks.md", "python -m benchmarks.recompute", recompute.table()
     yield "docs/blocks.md", "python -m benchmarks.norm_relu", norm_relu.table()
     yield "docs/scale.md", "python -m benchmarks.scale", scale.table()
@@ -91,7 +108,7 @@ def run(text: str) -> str:
 
 
 def main() -> None:
-    """Replace what stands between the marks, what is printed, and the picture, which `jaxcnn train` draws."""
+    """Replace what stands between the marks, what is printed, and the pictures that `jaxcnn train` draws of digits."""
     for name, said, text in parts():
         before, mark, rest = (ROOT / name).read_text().partition(f"<!-- {said} -->\n")
         _, end, after = rest.partition("<!-- end -->")
@@ -102,8 +119,9 @@ def main() -> None:
         files.write(ROOT / name, run((ROOT / name).read_text()).encode())
     with tempfile.TemporaryDirectory() as folder:
         recorder = Recorder(Path(folder) / "digits-0001")
-        experiment.run(Recipe(), recorder)
-        files.write(ROOT / "docs/flow.png", (recorder.folder / "flow.png").read_bytes())
+        experiment.run(Recipe(), Measuring("noise_scale"), recorder)
+        for name, picture in (("flow", "flow.png"), ("noise", "curves.png")):
+            files.write(ROOT / f"docs/{name}.png", (recorder.folder / picture).read_bytes())
 
 
 def _result(name):
