@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..geometry import Window, resolve
+from ..meshes import alike
 from .convolution import _entries
 from .correlations import kernel_gradient
 
@@ -47,18 +48,32 @@ def patch_moments(x: jax.Array, window: Window, groups: int) -> tuple[jax.Array,
     x = jnp.moveaxis(x.reshape(*x.shape[:3], groups, -1), 3, 0)
     (H, W), (P, Q) = window.size, window.output
     by_distance = window.stride == (1, 1) and 2 * P * Q >= H * W  # else most places are outside
-    moment = _by_distance if by_distance else _by_patches
-    return jax.vmap(lambda x: (moment(x, window), _total(x, window)))(x)
+
+    def of_group(x):
+        return (_by_distance if by_distance else _by_patches)(x, window), _total(x, window)
+
+    if groups == 1:  # `vmap` of one is slower
+        moment, total = of_group(x[0])
+        return moment[None], total[None]
+    return jax.vmap(of_group)(x)
 
 
 def _by_patches(x, window):
-    """(1) as it stands."""
-    return _square(jnp.stack([entry for _, entry in _entries(window, x)], axis=3))
+    """(1) as it stands, some images at a time: as many as give each product more terms than it has rows."""
+    (P, Q), (U, V), (N, *_, I) = window.output, window.kernel, x.shape
+    at_a_time = min(n for n in range(1, N + 1) if N % n == 0 and (n * P * Q >= U * V * I or n == N))
+
+    def add(moment, x):
+        return moment + _square(jnp.stack([entry for _, entry in _entries(window, x)], axis=3)), None
+
+    start, x = alike((jnp.zeros((U * V * I, U * V * I), x.dtype), x))
+    return lax.scan(add, start, x.reshape(-1, at_a_time, *x.shape[1:]))[0]
 
 
 def _total(x, window):
     """(2)."""
-    return jnp.concatenate([entry.sum(axis=(0, 1, 2)) for _, entry in _entries(window, x.sum(axis=0, keepdims=True))])
+    x = (jnp.ones(len(x), x.dtype) @ x.reshape(len(x), -1)).reshape(1, *x.shape[1:])
+    return jnp.concatenate([entry.sum(axis=(0, 1, 2)) for _, entry in _entries(window, x)])
 
 
 def _by_distance(x, window):
@@ -73,7 +88,8 @@ def _by_distance(x, window):
     moment = jnp.stack(rows).reshape(U, V, I, U, V, I)
     for us, vs, a in _outside(x, window):
         square = _square(a.reshape(*a.shape[:2], -1, I)).reshape(a.shape[2:] * 2)
-        moment = moment.at[us, vs, :, us, vs].add(-square)  # (3)
+        around = [(us.start, U - us.stop), (vs.start, V - vs.stop), (0, 0)] * 2
+        moment -= jnp.pad(square, around)  # (3)
     return moment.reshape(U * V * I, U * V * I)
 
 

@@ -133,7 +133,7 @@ def kfac(
     >>> params = {"weight": jnp.zeros((1, 2)), "bias": jnp.zeros(2)}
     >>> x, labels = jnp.array([[2.0], [4.0]]), jnp.array([0, 1])
     >>> found = kfac(Dense(2), SoftmaxCrossEntropy(), params, x, labels, fisher="exact")[""]
-    >>> print(found.A.round(3), found.S.round(3))
+    >>> print(jnp.rint(found.A), found.S.round(3))
     [[10.  3.]
      [ 3.  1.]] [[ 0.25 -0.25]
      [-0.25  0.25]]
@@ -249,7 +249,7 @@ def _ggn_diagonal(network, loss, params, x, labels, samples, key, train):
 
 
 def _halves(key) -> tuple[Any, Any]:
-    """Two keys of one: to draw from, and for the network."""
+    """The key from which z is drawn, and that of the layers."""
     return (None, None) if key is None else tuple(jax.random.split(key))
 
 

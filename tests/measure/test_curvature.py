@@ -1,50 +1,39 @@
-"""Curvature against its definitions: explicit patches, the dense Gauss-Newton matrix, the dense Hessian; in float64."""
+"""K-FAC's factors and the Gauss-Newton diagonal against their definitions, by automatic differentiation in float64."""
+
+import importlib
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
+from explicit_patches import seen
+from test_samples import CONVOLUTIONS, KEY, NESTED, OTHERS, close, drawn, truth
 
 from jaxcnn import (
     BatchNorm,
     Conv2d,
     Dense,
-    Dropout,
     Flatten,
     GroupNorm,
     InputError,
+    Loss,
     MaxPool2d,
-    Recompute,
     ReLU,
     Residual,
     Sequential,
-    Sigmoid,
     SoftmaxCrossEntropy,
     SquaredError,
     Tanh,
-    init_statistics,
-    merged,
+    squared_error,
 )
 from jaxcnn.geometry import resolve
-from jaxcnn.measure import (
-    Diagonal,
-    Factors,
-    ggn_diagonal,
-    ggn_vector_product,
-    hessian_vector_product,
-    kfac,
-    sample_gradients,
-)
-from jaxcnn.verify.cases import find_operation
+from jaxcnn.kernels import LABELS
+from jaxcnn.measure import Diagonal, Factors, ggn_diagonal, gradient_variance, kfac
 
-CONVOLUTIONS = find_operation("conv2d").cases
-LOSS, KEY = SoftmaxCrossEntropy(), jax.random.key(3)
-BODY = Sequential((Conv2d(2, 3, padding=1, groups=2), GroupNorm(2), Tanh()))
-NETWORK = Sequential(
-    (Conv2d(2, 3), ReLU(), MaxPool2d(2), Residual(BODY), Recompute(Conv2d(3, 1)), Dropout(0.3), Flatten(), Dense(3))
-)
-IN_SHAPE = (6, 5, 1)
+LOSS, SQUARED = SoftmaxCrossEntropy(), SquaredError()
+CONV1, CONV2 = Conv2d(3, 3, stride=2, padding=1), Conv2d(4, (2, 3), bias=False)
+SMALL = Sequential((CONV1, Tanh(), CONV2, Tanh(), Flatten(), Dense(3)))
 
 
 @pytest.fixture(autouse=True)
@@ -53,233 +42,466 @@ def float64():
         yield
 
 
-def drawn(network, in_shape=IN_SHAPE, N=4):
-    params = network.init(jax.random.key(0), in_shape)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    leaves = [
-        jnp.asarray(w + 0.3 * jax.random.normal(k, w.shape), jnp.float64) for k, w in zip(keys, leaves, strict=True)
-    ]
-    x = jax.random.normal(jax.random.key(2), (N, *in_shape), jnp.float64)
-    return tree.unflatten(leaves), x, jnp.arange(N) % 3
+def slopes(network, name, params, x):
+    """df/du (N, K, *u) for the output u of the layer called `name` of a chain: of each output of each sample."""
+    before = network.names.index(name) + 1
+
+    def through(layers, x):
+        for part, layer in layers:
+            x, _ = layer.forward(params.get(part, {}), x, train=True)
+        return x
+
+    layers = list(network.children().items())
+
+    def of_one(x):
+        u = through(layers[:before], x[None])
+        return jax.jacrev(lambda u: through(layers[before:], u)[0])(u)[:, 0]
+
+    return jax.vmap(of_one)(x), through(layers, x)
 
 
-def close(found, expected, rtol=1e-10):
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert one.shape == other.shape
-        np.testing.assert_allclose(one, other, rtol=rtol, atol=rtol * float(np.abs(other).max()))
+def output_hessians(loss, outputs, labels):
+    """H_n (N, K, K) of each sample's own loss."""
+    return jax.vmap(jax.hessian(lambda y, label: loss.forward(y[None], label[None])[0]))(outputs, labels)
 
 
-def dense_matrices(network, loss, params, x, labels, key=None):
-    """The Gauss-Newton matrix and the Hessian of E by jacobians of the plain forward, as `ravel_pytree` orders."""
-    flat, unflat = ravel_pytree(params)
-
-    def outputs(flat):
-        return network.forward(unflat(flat), x, train=True, key=key)[0]
-
-    def E(y):
-        return loss.forward(y, labels)[0]
-
-    y = outputs(flat)
-    J = jax.jacfwd(outputs)(flat).reshape(y.size, -1)
-    H = jax.hessian(lambda y_flat: E(y_flat.reshape(y.shape)))(y.ravel())
-    return J.T @ H @ J, jax.hessian(lambda flat: E(outputs(flat)))(flat)
-
-
-def patches(x, window, groups):
-    """What a unit of each group sees at each place, by loops: (groups, N T, K)."""
-    (U, V), (P, Q), (s, t), (d, e) = window.kernel, window.output, window.stride, window.dilation
-    x = np.pad(x, ((0, 0), *window.padding, (0, 0)))
-    rows = [
-        [x[n, p * s + u * d, q * t + v * e] for u in range(U) for v in range(V)]
-        for n in range(len(x))
-        for p in range(P)
-        for q in range(Q)
-    ]
-    rows = np.array(rows).reshape(len(rows), U * V, groups, -1)
-    return rows.transpose(2, 0, 1, 3).reshape(groups, len(rows), -1)
+def expected_factors(network, name, params, x, S):
+    """A from the patches of what goes in, for a network whose first layer it is; S as given."""
+    layer = network.children()[name]
+    a = np.asarray(x)[None]
+    T = 1
+    if isinstance(layer, Conv2d):
+        facts = {fact: getattr(layer, fact) for fact in ("stride", "padding", "dilation")}
+        window = resolve("conv2d", x.shape[1:3], params[name]["weight"].shape[:2], **facts)
+        a, T = seen(np.asarray(x), window, layer.groups), math.prod(window.output)
+    if layer.bias:
+        a = np.concatenate([a, np.ones((*a.shape[:2], 1))], axis=2)
+    A = a.transpose(0, 2, 1) @ a / a.shape[1]
+    groups = len(A)
+    return Factors(A, S, T) if groups > 1 else Factors(A[0], S, T)
 
 
-def deltas_of_own_losses(network, params, x, labels):
-    """dE_n/du at the output of the first layer, by automatic differentiation of the layers behind it."""
-    first, *others = network.children().items()
-    u, _ = first[1].forward(params[first[0]], x)
-
-    def own(u, label):
-        y = u[None]
-        for name, layer in others:
-            y, _ = layer.forward(params.get(name, {}), y)
-        return LOSS.forward(y, label[None])[0]
-
-    return jax.vmap(jax.grad(own))(u, labels)
+def by_group(g, groups):
+    """1/(NT) sum g g^T of rows g (..., O), of each group of maps."""
+    g = np.asarray(g).reshape(-1, groups, g.shape[-1] // groups)
+    S = np.einsum("rgi,rgj->gij", g, g)
+    return S if groups > 1 else S[0]
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
-def test_the_factors_of_every_convolution_are_those_of_explicit_patches(case):
-    x_draw, weight, bias = case.args
-    hyper = dict(case.hyper)
-    network = Sequential(
-        (Conv2d(weight.shape[3], weight.shape[:2], bias=bias is not None, **hyper), Tanh(), Flatten(), Dense(3))
-    )
-    params, x, labels = drawn(network, x_draw.shape[1:], N=3)
-    found = kfac(network, LOSS, params, x, labels, fisher="true")["conv1"]
+def test_factors_are_their_definition_for_every_geometry(case):
+    (x_draw, weight, bias) = case.args
+    groups = case.hyper.get("groups", 1)
+    layer = Conv2d(weight.shape[3], weight.shape[:2], bias=bias is not None, **case.hyper)
+    network = Sequential((layer, Tanh(), Flatten(), Dense(3)))
+    params, x, labels = drawn(network, x_draw.shape[1:])
+    J, outputs = slopes(network, "conv1", params, x)
+    places = len(x) * math.prod(J.shape[2:4])
 
-    groups = hyper.pop("groups", 1)
-    window = resolve("conv2d", x.shape[1:3], weight.shape[:2], **hyper)
-    a = patches(np.asarray(x), window, groups)
-    if bias is not None:
-        a = np.concatenate([a, np.ones((*a.shape[:2], 1))], axis=2)
-    g = np.asarray(deltas_of_own_losses(network, params, x, labels)).reshape(a.shape[1], groups, -1).swapaxes(0, 1)
-    A, S = (factor.swapaxes(1, 2) @ factor / a.shape[1] for factor in (a, g))
-    close((found.A, found.S), (A, S) if groups > 1 else (A[0], S[0]))
-    assert found.positions * len(x) == a.shape[1]
-    kron = np.array([found.positions * np.kron(one, other) for one, other in zip(A, S, strict=True)])
-    close(found.matrix(), kron if groups > 1 else kron[0])
+    values, vectors = np.linalg.eigh(output_hessians(LOSS, outputs, labels))
+    root = vectors * np.sqrt(np.maximum(values, 0))[:, None]
+    S = by_group(np.einsum("nkm,nkpqo->nmpqo", root, J), groups) / places
+    exact = kfac(network, LOSS, params, x, labels, fisher="exact")
+    close(exact["conv1"], jax.tree.map(jnp.asarray, expected_factors(network, "conv1", params, x, S)))
 
-
-def test_of_one_sample_the_exact_factors_of_a_dense_layer_are_its_block_of_the_gauss_newton_matrix():
-    network = Sequential((Dense(4), Tanh(), Dense(3)))
-    params, x, labels = drawn(network, (5,), N=1)
-    found = kfac(network, LOSS, params, x, labels, fisher="exact")
-    ggn, _ = dense_matrices(network, LOSS, params, x, labels)
-    _, unflat = ravel_pytree(params)
-    places = unflat(jnp.arange(len(ggn)))
-    for name in ("dense1", "dense2"):
-        order = jnp.concatenate([places[name]["weight"], places[name]["bias"][None]]).ravel().astype(int)
-        close(found[name].matrix(), ggn[jnp.ix_(order, order)])
+    own = jax.nn.softmax(outputs) - jax.nn.one_hot(labels, 3)
+    S = by_group(np.einsum("nk,nkpqo->npqo", own, J), groups) / places
+    found = kfac(network, LOSS, params, x, labels, fisher="true")
+    close(found["conv1"], jax.tree.map(jnp.asarray, expected_factors(network, "conv1", params, x, S)))
+    F = found["conv1"].matrix()
+    assert F.shape == (*[groups] * (groups > 1), *[sum(w.size for w in jax.tree.leaves(params["conv1"])) // groups] * 2)
 
 
-def test_the_exact_factor_is_the_sum_over_labels_and_the_models_is_drawn_from_it():
-    network = Sequential((Conv2d(2, 3), Tanh(), Flatten(), Dense(3)))
-    params, x, _ = drawn(network, N=2)
-    p = jax.nn.softmax(network.forward(params, x)[0])
-    each = []  # S by the label of each sample: S = 1/2 (of sample 0 + of sample 1), each by its label
-    for label in range(3):
-        of_label = jnp.full(2, label)
-        each.append(
-            [kfac(network, LOSS, params, x[n : n + 1], of_label[:1], fisher="true")["conv1"].S for n in range(2)]
+@pytest.mark.parametrize("loss", [LOSS, SQUARED, SoftmaxCrossEntropy(reduction="sum")], ids=["mean", "squared", "sum"])
+def test_the_exact_fisher_weighs_each_label_by_its_probability(loss):
+    """Of half a squared distance, whose model is a normal distribution around the output, H = 1."""
+    params, x, labels = drawn(SMALL)
+    found = kfac(SMALL, loss, params, x, labels, fisher="exact")
+    for name in ("conv1", "conv2", "dense1"):
+        J, outputs = slopes(SMALL, name, params, x)
+        places = len(x) * math.prod(J.shape[2:-1])
+        p = jnp.ones_like(outputs) if loss == SQUARED else jax.nn.softmax(outputs)
+        g = [jnp.eye(3)[k] - (0 if loss == SQUARED else p) for k in range(3)]
+        S = sum(
+            by_group(jnp.einsum("n,nk,nk...->n...", jnp.sqrt(p[:, k]), jnp.broadcast_to(g[k], p.shape), J), 1)
+            for k in range(3)
         )
-    each = np.array(each)  # (label, sample, O, O)
-    exact = np.einsum("nk,knij->ij", p, each) / 2
-    close(kfac(network, LOSS, params, x, jnp.zeros(2, int), fisher="exact")["conv1"].S, exact)
-
-    draws = 400
-    many = jax.lax.map(
-        lambda key: kfac(network, LOSS, params, x, jnp.zeros(2, int), fisher="model", key=key)["conv1"].S,
-        jax.random.split(KEY, draws),
-    )
-    possible = np.array([(each[i, 0] + each[j, 1]) / 2 for i in range(3) for j in range(3)])
-    nearest = np.abs(np.asarray(many)[:, None] - possible).max((2, 3)).argmin(1)
-    close(np.asarray(many), possible[nearest])
-    second = np.einsum("nk,knij->nij", p, each**2) - np.einsum("nk,knij->nij", p, each) ** 2
-    deviation = np.sqrt(second.sum(0) / 4 / draws)
-    assert (np.abs(many.mean(0) - exact) <= 5 * deviation + 1e-12).all()  # one entry in 10^6 lies beyond 5
+        close(found[name].S, jnp.asarray(S / places))
 
 
-def test_a_layer_of_another_kind_has_the_diagonal():
-    params, x, labels = drawn(NETWORK)
-    found = kfac(NETWORK, LOSS, params, x, labels, fisher="true", key=KEY)
-    assert {name: type(part) for name, part in found.items()} == {
-        "conv1": Factors, "residual1/body/conv1": Factors, "residual1/body/groupnorm1": Diagonal,
-        "recompute1/body": Factors, "dense1": Factors,
-    }  # fmt: skip
-    _, key = jax.random.split(KEY)
-    each = sample_gradients(NETWORK, LOSS, params, x, labels, key=key)["residual1"]["body"]["groupnorm1"]
-    diagonal = found["residual1/body/groupnorm1"]
-    close(diagonal.values, jax.tree.map(lambda g: (g * g).mean(0), each))
-    assert diagonal.matrix().shape == (4, 4)
-    grads = {"scale": jnp.ones(2), "bias": jnp.arange(2.0)}
-    close(diagonal.solve(grads, 0.1)["bias"], jnp.arange(2.0) / (diagonal.values["bias"] + 0.1))
+def test_the_model_s_labels_are_drawn_once_for_each_sample():
+    params, x, labels = drawn(SMALL)
+    outputs, _ = SMALL.forward(params, x)
+    at = jax.random.categorical(jax.random.split(KEY)[0], outputs)
+    assert len(set(at.tolist())) > 1
+    assert (at != labels).any()
+    found = kfac(SMALL, LOSS, params, x, labels, fisher="model", key=KEY)
+    close(found, kfac(SMALL, LOSS, params, x, at, fisher="true"))
+    default = kfac(SMALL, LOSS, params, x, labels, key=KEY)
+    close(default, found)
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-def test_a_natural_step_solves_with_the_damped_factors(groups):
-    network = Sequential((Conv2d(4, (3, 2), groups=groups), Tanh(), Flatten(), Dense(3)))
-    params, x, labels = drawn(network, (5, 4, 2))
-    found = kfac(network, LOSS, params, x, labels, fisher="exact")["conv1"]
-    grads = jax.tree.map(lambda w: jax.random.normal(KEY, w.shape, w.dtype), params["conv1"])
-    solved = found.solve(grads, 0.05)
-    A, S = (factor.reshape(groups, *factor.shape[-2:]) for factor in (found.positions * found.A, found.S))
-    size = 4 // groups
-    for g in range(groups):
-        own = slice(g * size, (g + 1) * size)
-        pi = np.sqrt(np.trace(A[g]) / len(A[g]) / (np.trace(S[g]) / size))
-        left, right = A[g] + pi * np.sqrt(0.05) * np.eye(len(A[g])), S[g] + np.sqrt(0.05) / pi * np.eye(size)
-        G, R = (
-            np.concatenate([t["weight"][..., own].reshape(-1, size), t["bias"][None, own]]) for t in (grads, solved)
-        )
-        close((np.kron(left, right) @ R.ravel()).reshape(G.shape), G)
-
-
-LOSSES = [LOSS, SquaredError(), SoftmaxCrossEntropy(reduction="sum"), SoftmaxCrossEntropy(smoothing=0.2)]
-
-
-@pytest.mark.parametrize("loss", LOSSES, ids=["mean", "squared", "sum", "smoothed"])
-def test_the_diagonal_and_both_products_are_those_of_the_dense_matrices(loss):
-    params, x, labels = drawn(NETWORK)
-    _, key = jax.random.split(KEY)  # what ggn_diagonal leaves for dropout
-    ggn, _ = dense_matrices(NETWORK, loss, params, x, labels, key)
-    close(ravel_pytree(ggn_diagonal(NETWORK, loss, params, x, labels, key=KEY))[0], jnp.diag(ggn))
-
-    ggn, hessian = dense_matrices(NETWORK, loss, params, x, labels, KEY)
-    v = jax.tree.map(lambda w: jax.random.normal(jax.random.key(w.size), w.shape, w.dtype), params)
-    flat = ravel_pytree(v)[0]
-    close(ravel_pytree(ggn_vector_product(NETWORK, loss, params, x, labels, v, key=KEY))[0], ggn @ flat)
-    close(ravel_pytree(hessian_vector_product(NETWORK, loss, params, x, labels, v, key=KEY))[0], hessian @ flat)
-    assert not np.allclose(ggn @ flat, hessian @ flat, rtol=1e-3)
-
-
-def test_the_diagonal_where_labels_are_maps_with_weights():
-    network = Sequential((Conv2d(4, 3, padding=1), Sigmoid(), Conv2d(3, 1)))
-    params, x, _ = drawn(network, N=2)
-    labels = jax.random.randint(KEY, x.shape[:3], 0, 3)
-    loss = SoftmaxCrossEntropy(class_weights=(1.0, 0.5, 2.0), ignore=1)
-    ggn, _ = dense_matrices(network, loss, params, x, labels)
-    close(ravel_pytree(ggn_diagonal(network, loss, params, x, labels))[0], jnp.diag(ggn))
-
-
-@pytest.mark.parametrize("loss", [LOSS, SquaredError()], ids=["softmax", "squared"])
-def test_the_drawn_diagonal_tends_to_the_exact_one(loss):
-    network = Sequential((Dense(4), Tanh(), Dense(3)))
-    params, x, labels = drawn(network, (5,), N=2)
-    exact = ravel_pytree(ggn_diagonal(network, loss, params, x, labels))[0]
-    draws = 2000
-    one_each = jax.lax.map(
-        lambda key: ravel_pytree(ggn_diagonal(network, loss, params, x, labels, samples=1, key=key))[0],
-        jax.random.split(KEY, draws),
-    )
-    deviation = one_each.std(0, ddof=1) / np.sqrt(draws)
-    assert (jnp.abs(one_each.mean(0) - exact) <= 5 * deviation).all()
-    assert (deviation > 0).all()
-    many = ravel_pytree(ggn_diagonal(network, loss, params, x, labels, samples=draws, key=jax.random.key(9)))[0]
-    assert (jnp.abs(many - exact) <= 5 * deviation).all()
-
-
-def test_at_rest_a_batch_norm_is_part_of_it_and_in_training_refused():
-    network = Sequential((Conv2d(2, 3), BatchNorm(), Tanh(), Flatten(), Dense(3)))
+@pytest.mark.parametrize("loss", [LOSS, SQUARED], ids=["softmax", "squared"])
+def test_the_model_s_factors_tend_to_the_exact_ones(loss):
+    """S of a dense output layer: a mean over samples of z z^T whose variance is known, here to five deviations."""
+    network, draws = Sequential((Flatten(), Dense(3))), 2000
     params, x, labels = drawn(network)
-    with pytest.raises(InputError, match="batchnorm1: is a BatchNorm in training, in which samples meet"):
+    outputs, _ = network.forward(params, x)
+    keys = jax.random.split(KEY, draws)
+    S = jax.vmap(lambda key: kfac(network, loss, params, x, labels, key=key)["dense1"].S)(keys)
+    exact = kfac(network, loss, params, x, labels, fisher="exact")["dense1"].S
+    if loss == SQUARED:  # Var(z_i z_j) = 1, and 2 where i = j
+        variance = (1 + np.eye(3)) / len(x)
+    else:
+        p = np.asarray(jax.nn.softmax(outputs))
+        g = p[:, None] - np.eye(3)  # (N, label, K)
+        products = g[..., :, None] * g[..., None, :]
+        first, second = (np.einsum("nk,nkij->nij", p, products**power) for power in (1, 2))
+        variance = (second - first**2).sum(axis=0) / len(x) ** 2
+    assert (abs(S.mean(axis=0) - exact) < 5 * np.sqrt(variance / draws)).all()
+    assert (abs(S.mean(axis=0) - exact) > 0).all()
+
+
+def block(network, loss, params, x, labels, name):
+    """The block of the Gauss-Newton matrix for the layer's weight (-1, O) and bias, as `Factors.matrix` has it."""
+
+    def outputs(flat):
+        own = params[name]
+        O = own["weight"].shape[-1]
+        rows = flat.reshape(-1, O)
+        count = own["weight"].size // O
+        changed = {"weight": rows[:count].reshape(own["weight"].shape), "bias": rows[-1]}
+        changed = {part: changed[part] for part in own}
+        return network.forward(params | {name: changed}, x, train=True)[0]
+
+    parts = [params[name]["weight"].ravel(), params[name].get("bias", jnp.zeros(0))]
+    J = jax.jacobian(outputs)(jnp.concatenate(parts))
+    y = outputs(jnp.concatenate(parts))
+    return jnp.einsum("nkp,nkl,nlq->pq", J, output_hessians(loss, y, labels), J) / len(x)
+
+
+@pytest.mark.parametrize("loss", [LOSS, SQUARED], ids=["softmax", "squared"])
+def test_f_is_the_gauss_newton_matrix_where_there_is_one_sample_and_one_place(loss):
+    """There the mean of a product is the product of the means."""
+    network = Sequential((Conv2d(4, (7, 6)), Tanh(), Flatten(), Dense(5, bias=False), Tanh(), Dense(3)))
+    params, x, labels = drawn(network, N=1)
+    found = kfac(network, loss, params, x, labels, fisher="exact")
+    for name, factors in found.items():
+        assert factors.positions == 1
+        close(factors.matrix(), block(network, loss, params, x, labels, name))
+
+
+def test_f_is_that_of_each_group_alone():
+    network = Sequential((Conv2d(4, (3, 2), groups=2), Tanh(), Flatten(), Dense(3)))
+    params, x, labels = drawn(network, (3, 2, 4), N=1)
+    F = kfac(network, LOSS, params, x, labels, fisher="exact")["conv1"].matrix()
+    whole = block(network, LOSS, params, x, labels, "conv1").reshape(13, 2, 2, 13, 2, 2)
+    for group in range(2):
+        close(F[group], whole[:, group, :, :, group].reshape(26, 26))
+
+
+@pytest.mark.parametrize(("groups", "bias"), [(1, True), (1, False), (2, True), (3, False)])
+def test_a_step_solves_with_both_damped_factors(groups, bias):
+    network = Sequential((Conv2d(6, (3, 2), groups=groups, bias=bias, padding=1), Tanh(), Flatten(), Dense(3)))
+    params, x, labels = drawn(network, (5, 4, 6))
+    found = kfac(network, LOSS, params, x, labels, fisher="exact")["conv1"]
+    grads = jax.tree.map(lambda w: jax.random.normal(KEY, w.shape), params["conv1"])
+    solved = found.solve(grads, 0.3)
+    assert jax.tree.map(jnp.shape, solved) == jax.tree.map(jnp.shape, grads)
+    for group in range(groups):
+        A, S = (factor[group] if groups > 1 else factor for factor in (found.A, found.S))
+        own = slice(group * len(S), (group + 1) * len(S))
+
+        def flat(tree, own=own):
+            return np.concatenate([tree["weight"][..., own].ravel(), tree["bias"][own] if bias else []])
+
+        omega = found.positions * np.asarray(A)
+        pi = math.sqrt((np.trace(omega) / len(A)) / (np.trace(S) / len(S)))
+        F = np.kron(omega + pi * math.sqrt(0.3) * np.eye(len(A)), S + math.sqrt(0.3) / pi * np.eye(len(S)))
+        np.testing.assert_allclose(F @ flat(solved), flat(grads), rtol=1e-9, atol=1e-9)
+
+
+def test_a_layer_without_gradient_is_solved_with_the_damping_alone():
+    found = Factors(jnp.eye(2), jnp.zeros((1, 1)), 1)
+    solved = found.solve({"weight": jnp.array([[3.0]]), "bias": jnp.array([2.0])}, 0.25)
+    close(solved, {"weight": jnp.array([[4.0]]), "bias": jnp.array([8 / 3])})
+
+
+@pytest.mark.parametrize("network", [NESTED, OTHERS], ids=["nested", "others"])
+def test_every_other_layer_has_the_diagonal(network):
+    params, x, labels = drawn(network)
+    found = kfac(network, LOSS, params, x, labels, fisher="true", key=KEY)
+    each = truth(network, LOSS, params, x, labels, jax.random.split(KEY)[1])
+    kinds = {name: type(part) for name, part in found.items()}
+    for name, part in found.items():
+        own = each
+        for step in name.split("/"):
+            own = own[step]
+        if isinstance(part, Diagonal):
+            values = jax.tree.map(lambda g: (g * g).mean(axis=0), own)
+            close(part.values, values)
+            close(jnp.diag(part.matrix()), jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(values)]))
+            grads = jax.tree.map(lambda g: g.mean(axis=0), own)
+            close(part.solve(grads, 0.1), jax.tree.map(lambda v, g: g / (v + 0.1), values, grads))
+    if network is NESTED:
+        assert kinds == {
+            "conv1": Diagonal,  # it has connections
+            "residual1/body/conv1": Factors, "residual1/body/groupnorm1": Diagonal,
+            "recompute1/body/concatenate1/conv1": Factors, "layernorm1": Diagonal, "dense1": Factors, "dense2": Factors,
+        }  # fmt: skip
+
+
+def test_it_is_compiled_averaged_and_widened():
+    network = Sequential((Conv2d(3, 3), GroupNorm(3), Tanh(), Flatten(), Dense(3)))
+    params, x, labels = drawn(network)
+
+    @jax.jit
+    def of(x):
+        return kfac(network, LOSS, params, x, labels, fisher="exact")
+
+    halved = jax.tree.map(lambda one, other: (one + other) / 2, of(x), of(2 * x))
+    close(halved["conv1"].A[:-1, :-1], 2.5 * of(x)["conv1"].A[:-1, :-1])
+    narrow = jax.tree.map(lambda w: w.astype(jnp.bfloat16), params)
+    found = kfac(network, LOSS, narrow, x, labels, key=KEY)
+    assert {leaf.dtype for name in ("conv1", "dense1") for leaf in jax.tree.leaves(found[name])} == {
+        np.dtype("float32")
+    }
+
+
+# the Gauss-Newton diagonal
+
+
+def gauss_newton_diagonal(network, loss, params, x, labels, key=None):
+    """diag(J^T H J) with J of all outputs of the batch and H the Hessian of E in them."""
+    leaves, structure = jax.tree.flatten(params)
+    cuts = np.cumsum([leaf.size for leaf in leaves])[:-1]
+
+    def tree(flat):
+        parts = [part.reshape(leaf.shape) for part, leaf in zip(jnp.split(flat, cuts), leaves, strict=True)]
+        return structure.unflatten(parts)
+
+    def outputs(flat):
+        return network.forward(tree(flat), x, train=True, key=key)[0]
+
+    flat = jnp.concatenate([leaf.ravel() for leaf in leaves])
+    y = outputs(flat)
+    J = jax.jacrev(outputs)(flat).reshape(y.size, -1)
+    H = jax.hessian(lambda y: loss.forward(y, labels)[0])(y).reshape(y.size, y.size)
+    return tree(jnp.einsum("ip,ij,jp->p", J, H, J))
+
+
+LOSSES = {
+    "mean": LOSS,
+    "squared": SQUARED,
+    "sum": SoftmaxCrossEntropy(reduction="sum"),
+    "squared sum": SquaredError(reduction="sum"),
+    "smooth": SoftmaxCrossEntropy(smoothing=0.2),
+    "weighted": SoftmaxCrossEntropy(class_weights=(0.5, 2.0, 1.0), ignore=1, smoothing=0.1),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_the_diagonal_is_that_of_the_matrix(loss):
+    params, x, labels = drawn(SMALL)
+    close(ggn_diagonal(SMALL, loss, params, x, labels), gauss_newton_diagonal(SMALL, loss, params, x, labels))
+
+
+@pytest.mark.parametrize("network", [NESTED, OTHERS], ids=["nested", "others"])
+def test_the_diagonal_is_that_of_every_layer(network):
+    params, x, labels = drawn(network, N=2)
+    found = ggn_diagonal(network, LOSS, params, x, labels, key=KEY)
+    close(found, gauss_newton_diagonal(network, LOSS, params, x, labels, jax.random.split(KEY)[1]))
+
+
+@pytest.mark.parametrize("loss", [LOSS, SoftmaxCrossEntropy(ignore=2), SQUARED], ids=["softmax", "ignore", "squared"])
+def test_the_diagonal_is_that_of_maps(loss):
+    network = Sequential((Conv2d(4, 3, padding=1), Tanh(), Conv2d(3, 3)))
+    params, x, _ = drawn(network, (4, 5, 2), N=2)
+    labels = jax.random.randint(jax.random.key(4), (2, 2, 3), 0, 3)
+    close(ggn_diagonal(network, loss, params, x, labels), gauss_newton_diagonal(network, loss, params, x, labels))
+
+
+def test_a_draw_is_the_gradient_at_the_labels_that_were_drawn():
+    params, x, labels = drawn(SMALL)
+    outputs, _ = SMALL.forward(params, x)
+    draws = [jax.random.categorical(key, outputs) for key in jax.random.split(jax.random.split(KEY)[0], 2)]
+    each = [truth(SMALL, LOSS, params, x, at) for at in draws]
+    expected = jax.tree.map(lambda one, other: (one**2 + other**2).mean(axis=0) / 2, *each)
+    close(ggn_diagonal(SMALL, LOSS, params, x, labels, samples=2, key=KEY), expected)
+
+
+@pytest.mark.parametrize("loss", [LOSS, SQUARED], ids=["softmax", "squared"])
+def test_monte_carlo_tends_to_the_exact_diagonal(loss):
+    """To five deviations of the mean; of a draw the variance is known."""
+    network, draws = Sequential((Conv2d(2, 3, stride=2), Tanh(), Flatten(), Dense(3))), 3000
+    params, x, labels = drawn(network)
+    N = len(x)
+    J = jax.jacrev(lambda params: network.forward(params, x)[0])(params)
+    p = jax.nn.softmax(network.forward(params, x)[0])
+    own = [jax.tree.map(lambda J, n=n: J[n], J) for n in range(N)]
+
+    def variance(*rows):
+        """Of 1/N sum_n Y_n: Y_n = (J^T (e_k - p))^2 at probability p_k, or (J^T z)^2."""
+        total = 0
+        for n, J in enumerate(rows):
+            if loss == SQUARED:
+                total += 2 * (J * J).sum(axis=0) ** 2
+            else:
+                Y = (J - jnp.einsum("k,k...->...", p[n], J)) ** 2
+                first, second = (jnp.einsum("k,k...->...", p[n], Y**power) for power in (1, 2))
+                total += second - first**2
+        return total / N**2
+
+    deviation = jax.tree.map(lambda *rows: jnp.sqrt(variance(*rows) / draws), *own)
+    found = ggn_diagonal(network, loss, params, x, labels, samples=draws, key=KEY)
+    exact = ggn_diagonal(network, loss, params, x, labels)
+    for one, other, off in zip(*map(jax.tree.leaves, (found, exact, deviation)), strict=True):
+        assert (abs(one - other) < 5 * off + 1e-14).all()
+        assert (abs(one - other) > 0).any()
+
+
+def test_the_variance_of_a_dense_layer_is_that_of_its_samples():
+    """The squares of its gradients are products of squares."""
+    for bias in (True, False):
+        network = Sequential((Flatten(), Dense(3, bias=bias)))
+        params, x, labels = drawn(network)
+        each = truth(network, LOSS, params, x, labels)
+        found = gradient_variance(network, LOSS, params, x, labels)
+        close(found, jax.tree.map(lambda g: g.var(axis=0, ddof=1), each))
+
+
+# other packages
+
+
+def evaluated(equation, values):
+    """kfac-jax 0.0.8 unpacks a pair from `get_bind_params`; JAX 0.10 returns the parameters alone."""
+    found = equation.primitive.get_bind_params(equation.params)
+    subfuns, facts = found if isinstance(found, tuple) else ((), found)
+    y = equation.primitive.bind(*subfuns, *values, **facts)
+    return y if isinstance(y, list) else [y]
+
+
+PEER = Sequential((CONV1, Tanh(), CONV2, Tanh(), Flatten(), Dense(5), Tanh(), Dense(3)))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_f_is_that_of_kfac_jax(monkeypatch):
+    """Its exact Fisher; its empirical one it divides by N once more, as it says where it computes it."""
+    kfac_jax = pytest.importorskip("kfac_jax", reason="kfac-jax is not installed")
+    matcher = importlib.import_module("kfac_jax._src.tag_graph_matcher")
+    monkeypatch.setattr(matcher, "eval_jaxpr_eqn", evaluated)
+    params, x, labels = drawn(PEER)
+
+    def plain(params, batch):
+        x, labels = batch
+        for name, stride, padding in (("conv1", 2, 1), ("conv2", 1, 0)):
+            facts = (stride,) * 2, ((padding,) * 2,) * 2
+            x = jax.lax.conv_general_dilated(x, params[name]["weight"], *facts, dimension_numbers=LABELS)
+            x = jnp.tanh(x + params[name]["bias"] if "bias" in params[name] else x)
+        x = jnp.tanh(x.reshape(len(x), -1) @ params["dense1"]["weight"] + params["dense1"]["bias"])
+        logits = x @ params["dense2"]["weight"] + params["dense2"]["bias"]
+        kfac_jax.register_softmax_cross_entropy_loss(logits, labels)
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
+
+    for fisher, mode, factor in (("exact", "fisher_exact", 1), ("true", "fisher_empirical", len(x))):
+        args = (params, (x, labels))
+        estimator = kfac_jax.BlockDiagonalCurvature(plain, default_estimation_mode=mode)
+        estimator.finalize(args)
+        keeping = {"exact_powers_to_cache": None, "approx_powers_to_cache": None, "cache_eigenvalues": False}
+        state = estimator.init(KEY, args, **keeping)
+        state = estimator.update_curvature_matrix_estimate(state, 0.0, 1.0, 0.0, len(x), KEY, args)
+        found = kfac(PEER, LOSS, params, x, labels, fisher=fisher)
+        blocks = zip(estimator.blocks, state.blocks_states, strict=True)
+        theirs = {block.parameters_shapes[0]: (block, of) for block, of in blocks}
+        assert len(theirs) == len(found) == 4
+        for name, factors in found.items():
+            block, of = theirs[params[name]["weight"].shape]
+            F = block.scale(of, False) * jnp.kron(*(each.value for each in of.factors))
+            close(factors.matrix(), factor * F, 1e-12)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_f_and_the_diagonal_are_those_of_backpack():
+    """Where a convolution has one place: S of BackPACK's KFLR is that of g summed over the places, not Grosse's.
+
+    A is the same for any, summed over the places; F of a bias stands by itself.
+    """
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    backpack = pytest.importorskip("backpack", reason="BackPACK is not installed")
+    from backpack.extensions import KFLR, DiagGGNExact
+
+    network = Sequential(
+        (Conv2d(3, 3, stride=2, padding=1), Tanh(), Conv2d(4, (4, 3)), Tanh(), Flatten(), Dense(5), Tanh(), Dense(3))
+    )
+    params, x, labels = drawn(network)
+    nn = torch.nn
+    theirs = nn.Sequential(
+        nn.Conv2d(2, 3, 3, stride=2, padding=1), nn.Tanh(), nn.Conv2d(3, 4, (4, 3)), nn.Tanh(), nn.Flatten(),
+        nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3),
+    ).double()  # fmt: skip
+    places = {"conv1": 0, "conv2": 2, "dense1": 5, "dense2": 7}
+
+    def tensor(array):
+        return torch.tensor(np.array(array))
+
+    with torch.no_grad():
+        for name, place in places.items():
+            weight = params[name]["weight"]
+            theirs[place].weight.copy_(tensor(weight.transpose(3, 2, 0, 1) if weight.ndim == 4 else weight.T))
+            theirs[place].bias.copy_(tensor(params[name]["bias"]))
+    theirs, loss = backpack.extend(theirs), backpack.extend(nn.CrossEntropyLoss())
+    with backpack.backpack(KFLR(), DiagGGNExact()):
+        loss(theirs(tensor(x.transpose(0, 3, 1, 2))), tensor(labels)).backward()
+
+    found = kfac(network, LOSS, params, x, labels, fisher="exact")
+    diagonal = ggn_diagonal(network, LOSS, params, x, labels)
+    for name, place in places.items():
+        weight, bias, factors = theirs[place].weight, theirs[place].bias, found[name]
+        of_weight = weight.diag_ggn_exact.numpy()
+        of_weight = of_weight.transpose(2, 3, 1, 0) if of_weight.ndim == 4 else of_weight.T
+        expected = {"bias": jnp.asarray(bias.diag_ggn_exact.numpy()), "weight": jnp.asarray(of_weight)}
+        close(diagonal[name], expected, 1e-12)
+        S, A = (jnp.asarray(factor.numpy()) for factor in weight.kflr)
+        if place in (0, 2):
+            U, V, I, _ = params[name]["weight"].shape
+            A = A.reshape(I, U, V, I, U, V).transpose(1, 2, 0, 4, 5, 3).reshape(U * V * I, -1)  # its order is (I, U, V)
+        K, O = len(A), len(S)
+        close(factors.positions * factors.A[:K, :K], A, 1e-12)
+        if factors.positions == 1:
+            F = factors.matrix()
+            close(F[: K * O, : K * O], jnp.kron(A, S), 1e-12)
+            close(F[K * O :, K * O :], jnp.asarray(bias.kflr[0].numpy()), 1e-12)
+    assert [factors.positions for factors in found.values()] == [12, 1, 1, 1]
+
+
+# what is refused
+
+
+class Other(Loss):
+    op = squared_error
+
+
+def test_what_cannot_be_measured_is_refused_by_name():
+    params, x, labels = drawn(SMALL)
+    with pytest.raises(InputError, match="kfac: fisher is 'empirical' but must be one of model, true, exact"):
+        kfac(SMALL, LOSS, params, x, labels, fisher="empirical")
+    with pytest.raises(InputError, match="kfac: key is None but must be a key"):
+        kfac(SMALL, LOSS, params, x, labels)
+    with pytest.raises(InputError, match="ggn_diagonal: key is None but must be a key"):
+        ggn_diagonal(SMALL, LOSS, params, x, labels, samples=3)
+    with pytest.raises(InputError, match="ggn_diagonal: samples is 0 but must be"):
+        ggn_diagonal(SMALL, LOSS, params, x, labels, samples=0, key=KEY)
+    for measure in (kfac, ggn_diagonal):
+        with pytest.raises(
+            InputError, match=f"{measure.__name__}: loss is Other.* but must be a SoftmaxCrossEntropy or"
+        ):
+            measure(SMALL, Other(), params, x, labels, key=KEY)
+
+
+def test_a_batch_norm_is_refused_in_training():
+    network = Sequential((Conv2d(3, 3), BatchNorm(), ReLU(), MaxPool2d(2), Residual(Tanh()), Flatten(), Dense(3)))
+    params, x, labels = drawn(network)
+    with pytest.raises(InputError, match="batchnorm1: is a BatchNorm in training"):
         kfac(network, LOSS, params, x, labels, fisher="true")
     with pytest.raises(InputError, match="batchnorm1: is a BatchNorm in training"):
         ggn_diagonal(network, LOSS, params, x, labels)
-    at_rest = merged(params, init_statistics(network, params, IN_SHAPE))
-    assert set(ggn_diagonal(network, LOSS, at_rest, x, labels, train=False)["batchnorm1"]) == {"scale", "bias"}
-    assert isinstance(kfac(network, LOSS, at_rest, x, labels, fisher="true", train=False)["batchnorm1"], Diagonal)
-
-
-def test_what_cannot_be_meant_is_refused():
-    params, x, labels = drawn(NETWORK)
-    args = params, x, labels
-    for arguments, sentence in (
-        (
-            lambda: kfac(NETWORK, LOSS, *args, fisher="false", key=KEY),
-            "kfac: fisher is 'false' but must be one of model, true",
-        ),
-        (lambda: kfac(NETWORK, LOSS, *args), "kfac: key is None but must be a key"),
-        (lambda: ggn_diagonal(NETWORK, LOSS, *args, samples=0, key=KEY), "ggn_diagonal: samples is 0 but must be"),
-        (lambda: ggn_diagonal(NETWORK, LOSS, *args, samples=3), "ggn_diagonal: key is None but must be a key"),
-        (lambda: ggn_vector_product(NETWORK, LOSS, *args, {}), "ggn_vector_product: v is another tree than params"),
-        (lambda: hessian_vector_product(NETWORK, LOSS, *args, {}), "hessian_vector_product: v is another tree"),
-    ):
-        with pytest.raises(InputError, match=sentence):
-            arguments()
