@@ -120,9 +120,12 @@ def our_kfac(network: Layer, limit: float, params: Params, x, labels):
 
 def _of_inputs(task: Task, factors) -> list[np.ndarray]:
     """Of each layer the factor (D, D) of its inputs, summed over positions, without a bias' 1, from `kfac`'s."""
-    learning = [params["weight"] for _, _, params in walk(task.network, task.params) if params]
-    sizes = [weight.size // weight.shape[-1] for weight in learning]
-    return [np.asarray(f.positions * f.A[:D, :D]) for f, D in zip(factors.values(), sizes, strict=True)]
+    found = []
+    for name, _, params in walk(task.network, task.params):
+        if params:
+            D = params["weight"].size // params["weight"].shape[-1]
+            found.append(np.asarray(factors[name].positions * factors[name].A[:D, :D]))
+    return found
 
 
 def plain_samples(network: Layer, limit: float, params: Params, x, labels):

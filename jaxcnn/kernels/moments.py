@@ -82,7 +82,6 @@ def _by_distance(x, window):
     padding = (((U - 1) * d,) * 2, ((V - 1) * e,) * 2)
     wide = resolve("conv2d", window.size, (2 * U - 1, 2 * V - 1), padding=padding, dilation=window.dilation)
     r, _ = kernel_gradient(x, x, wide, 1, bias=False)
-    r = (r + r[::-1, ::-1].swapaxes(2, 3)) / 2  # symmetric as it is, but for rounding
     r = r[::-1, ::-1].transpose(2, 0, 1, 3)  # so that what a tap needs of it lies side by side: no large transpose
     rows = [r[:, U - 1 - u : 2 * U - 1 - u, V - 1 - v : 2 * V - 1 - v] for u, v in window.taps]  # (4)
     moment = jnp.stack(rows).reshape(U, V, I, U, V, I)
