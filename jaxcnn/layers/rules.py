@@ -9,7 +9,7 @@ Rules that are known by a name stand in `jaxcnn.change`. Tests: tests/layers/tes
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
@@ -19,7 +19,8 @@ from .base import Layer, Params, Residuals, differentiated_by_rule, walk
 __all__ = ["LayerContext", "with_rules"]
 
 
-class LayerContext(NamedTuple):
+@dataclass(frozen=True)
+class LayerContext:
     """What a rule is told beside the layer, its parameters, its residuals and dy.
 
     Attributes:

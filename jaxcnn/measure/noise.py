@@ -43,7 +43,7 @@ class NoiseScale:
 
     @property
     def scale(self) -> jax.Array:
-        """(3), in samples; NaN where the estimate of |G|^2 is not above 0: then more steps must be averaged."""
+        """(3), in samples; NaN where the estimate (2) is not above 0: then more steps must be averaged."""
         return jnp.where(self.square > 0, self.trace / jnp.where(self.square > 0, self.square, 1), jnp.nan)
 
     def __str__(self):

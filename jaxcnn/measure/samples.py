@@ -43,7 +43,7 @@ class SampleNorms:
     """What `gradient_norms` measures: a pytree.
 
     Attributes:
-        norms: |g_n| of each sample (N,), over all layers.
+        norms: of each sample's gradient (N,), over all layers.
         layers: the same for each layer that has parameters, by name.
         grads: the gradient of the whole batch's E, a tree like the parameters: that of a training step.
         loss: E.
