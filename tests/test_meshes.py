@@ -40,7 +40,7 @@ from jaxcnn.verify.cases import OPERATIONS
 from jaxcnn.verify.problem import is_floating
 from jaxcnn.verify.tolerances import EXACT, relative_error, tolerance
 
-pytestmark = pytest.mark.usefixtures("on_cpu_alone", "float64")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("on_cpu_alone", "float64")]
 
 DEVICES = 2
 OF_SAMPLES = {"x", "u", "a", "b", "outputs", "targets", "logits", "labels", "weights", "alpha", "c of entropy_penalty"}

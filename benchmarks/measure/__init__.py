@@ -53,7 +53,7 @@ def check_names(what: str, names: Iterable[str], known: Iterable[str]) -> None:
 
     >>> check_names("measure", ["norm"], MEASURES)
     Traceback (most recent call last):
-    jaxcnn.errors.InputError: measure is 'norm' but must be of samples, norms, clipped
+    jaxcnn.errors.InputError: measure is 'norm' but must be of samples, norms, clipped, kfac
     """
     for name in names:
         if name not in known:

@@ -88,6 +88,7 @@ def by_group(g, groups):
     return S if groups > 1 else S[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
 def test_factors_are_their_definition_for_every_geometry(case):
     (x_draw, weight, bias) = case.args

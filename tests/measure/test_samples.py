@@ -160,6 +160,7 @@ def test_norms_are_told_for_each_layer_by_its_name():
     close(found["dense1"], norms_of(each["dense1"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
 def test_every_geometry_of_a_convolution(case):
     (x_draw, weight, bias) = case.args
