@@ -65,6 +65,7 @@ def normal(rng, *shape, dtype=None):
     return jnp.asarray(rng.standard_normal(shape), dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [by_primitive, elsewhere], ids=["on CPU", "elsewhere"])
 @pytest.mark.parametrize("case", CONV_CASES, ids=str)
 @pytest.mark.usefixtures("float64")
@@ -81,6 +82,7 @@ def test_in_every_geometry_the_squares_are_those_of_single_samples(rng, case, fo
         assert_fits(found, of_single_samples(x, dy, **facts))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held", [0, 5000, 2**24])
 @pytest.mark.parametrize("hyper", GEOMETRIES, ids=str)
 @pytest.mark.usefixtures("float64")
@@ -152,6 +154,7 @@ def test_the_squares_are_summed_in_float32(rng, kernel, in_channels, out_channel
 
 
 @built
+@pytest.mark.slow
 @pytest.mark.parametrize("hyper", GEOMETRIES, ids=str)
 @pytest.mark.parametrize(("kernel", "in_channels", "out_channels", "groups"), SHAPES)
 def test_the_calls_squares_are_exact(rng, hyper, kernel, in_channels, out_channels, groups):

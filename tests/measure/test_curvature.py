@@ -31,6 +31,7 @@ from jaxcnn.geometry import resolve
 from jaxcnn.kernels import LABELS
 from jaxcnn.measure import Diagonal, Factors, ggn_diagonal, gradient_variance, kfac
 
+pytestmark = pytest.mark.slow
 LOSS, SQUARED = SoftmaxCrossEntropy(), SquaredError()
 CONV1, CONV2 = Conv2d(3, 3, stride=2, padding=1), Conv2d(4, (2, 3), bias=False)
 SMALL = Sequential((CONV1, Tanh(), CONV2, Tanh(), Flatten(), Dense(3)))
@@ -88,7 +89,6 @@ def by_group(g, groups):
     return S if groups > 1 else S[0]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
 def test_factors_are_their_definition_for_every_geometry(case):
     (x_draw, weight, bias) = case.args
